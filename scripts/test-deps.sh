@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# Makes sure that the database servers the tests start are on this machine, and
+# prints their versions. When they are, it changes nothing and asks no network.
+#
+#   MariaDB  mariadbd of the system; the package mariadb-server-core has the
+#            programs only, so no service starts on its account
+#   MySQL 9  no Debian release has it, unstable does: its packages and all their
+#            libraries, libc included, are unpacked into a cache folder and run
+#            from there by their own loader; the system isn't touched
+#
+# The cache is ${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}; the
+# tests find MySQL by the same rule (tests/support/database.rs).
+set -euo pipefail
+
+# Servers live in sbin, which isn't on a normal user's PATH.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export LC_ALL=C DEBIAN_FRONTEND=noninteractive
+
+cache=${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}
+mkdir -p "$cache/mysql"
+cache=$(cd "$cache" && pwd)
+mysql_root=$cache/mysql/root
+log=$cache/test-deps.log
+: >"$log"
+work=
+
+finish() {
+    local status=$?
+    if [[ $status -ne 0 && -s $log ]]; then
+        echo "test-deps: failed; the end of $log:" >&2
+        tail -n 40 "$log" >&2
+    fi
+    if [[ -n $work ]]; then rm -rf "$work"; fi
+}
+trap finish EXIT
+
+die() {
+    echo "test-deps: $*" >&2
+    exit 1
+}
+
+# Succeeds on Debian itself: a derivative's mirrors don't have Debian's unstable.
+is_debian() {
+    # shellcheck source=/dev/null
+    [[ -r /etc/os-release && $(. /etc/os-release && echo "${ID:-}") == debian ]]
+}
+
+# Prints the version in what a server says to --version.
+version_of() {
+    "$@" --no-defaults --version 2>>"$log" | sed -nE 's/.* Ver ([^ ]+) .*/\1/p' | grep .
+}
+
+mysql_version() {
+    local loader
+    # Debian's folder of libraries has the machine's name in it, and so has the loader.
+    loader=$(find "$mysql_root/usr/lib" -maxdepth 2 -name 'ld-linux*' -path '*-linux-gnu*/*' 2>>"$log" | head -n 1)
+    [[ -n $loader ]] || return 1
+    version_of "$loader" --library-path "${loader%/*}" "$mysql_root/usr/sbin/mysqld"
+}
+
+install_mariadb() {
+    if [[ $EUID -ne 0 ]] || ! is_debian; then
+        die "mariadbd and mariadb-install-db are missing: install MariaDB's server programs" \
+            "(on Debian, as root: apt-get install --no-install-recommends mariadb-server-core)"
+    fi
+    echo "test-deps: installing mariadb-server-core" >&2
+    apt-get update >>"$log" 2>&1
+    apt-get install -y --no-install-recommends mariadb-server-core >>"$log" 2>&1
+}
+
+# Writes an apt configuration that keeps apt's lists, downloads and locks in the
+# folder $1. It's read after the system's own, so proxies and mirrors stay in
+# force, but not the system's pins and hooks. The package status is empty, so
+# that every dependency counts as missing.
+write_apt_conf() {
+    mkdir -p "$1/state/lists/partial" "$1/cache/archives/partial"
+    : >"$1/state/status"
+    cat >"$1/apt.conf" <<END
+Dir::State "$1/state";
+Dir::State::status "$1/state/status";
+Dir::Cache "$1/cache";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+APT::Sandbox::User "";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Install-Pkgs;
+END
+}
+
+# Prints the URI of the Debian mirror that this machine's apt uses; the archive of
+# security updates is another one, and has no unstable.
+debian_mirror() {
+    # shellcheck disable=SC2016 # the $(...) are apt's own
+    apt-get "$@" indextargets --format '$(ORIGIN)|$(SUITE)|$(REPO_URI)' 'Created-By: Packages' 2>>"$log" |
+        awk -F '|' '$1 == "Debian" && $2 !~ /-security/ && $3 !~ /^cdrom:/ && !uri { uri = $3 } END { print uri }'
+}
+
+install_mysql() {
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror deb new
+    is_debian || die "MySQL 9 is missing, and this can fetch it on Debian only: run the tests there," \
+        "or unpack Debian unstable's mysql-server-core with all its dependencies into $mysql_root"
+    [[ -r $keyring ]] || die "$keyring is missing: install debian-archive-keyring"
+    echo "test-deps: fetching MySQL 9 into $mysql_root" >&2
+
+    # In the cache folder, for the rename at the end to be atomic.
+    work=$(mktemp -d "$cache/mysql/work.XXXXXX")
+    write_apt_conf "$work"
+
+    mirror=$(debian_mirror)
+    if [[ -z $mirror ]]; then
+        # apt knows a mirror's origin only once it has read its lists, which a
+        # fresh machine has not. A third party's mirror that fails is no matter.
+        apt-get -c "$work/apt.conf" update >>"$log" 2>&1 || true
+        mirror=$(debian_mirror -c "$work/apt.conf")
+    fi
+    [[ -n $mirror ]] || die "apt's sources name no Debian mirror"
+
+    echo "deb [arch=$(dpkg --print-architecture) target=Packages lang=none signed-by=$keyring] $mirror unstable main" \
+        >"$work/sources.list"
+    cat >>"$work/apt.conf" <<END
+Dir::Etc::sourcelist "$work/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+END
+    apt-get -c "$work/apt.conf" update >>"$log" 2>&1
+    apt-get -c "$work/apt.conf" install -y --no-install-recommends --download-only mysql-server-core >>"$log" 2>&1
+
+    new=$work/root
+    for deb in "$work"/cache/archives/*.deb; do
+        dpkg -x "$deb" "$new" >>"$log" 2>&1
+    done
+    # mysqld, its libraries, plugins and messages are all that is needed.
+    (
+        cd "$new"
+        rm -rf ./{bin,etc,sbin,var} ./usr/{bin,libexec} ./usr/lib/{apparmor,debug,systemd,tmpfiles.d} \
+            ./usr/lib/*/{gconv,perl,perl5,perl-base} ./usr/share/{doc,gcc,gdb,lintian,locale,man,perl,perl5}
+    )
+    # A root that's there already but doesn't run is of no use to anyone.
+    rm -rf "$mysql_root"
+    mv -T "$new" "$mysql_root"
+}
+
+if ! command -v mariadbd >/dev/null || ! command -v mariadb-install-db >/dev/null; then
+    install_mariadb
+fi
+mariadb=$(command -v mariadbd)
+version=$(version_of "$mariadb") || die "$mariadb doesn't run"
+echo "mariadbd $version ($mariadb)"
+
+if ! version=$(mysql_version); then
+    install_mysql
+    version=$(mysql_version) || die "$mysql_root/usr/sbin/mysqld doesn't run"
+fi
+echo "mysqld $version ($mysql_root/usr/sbin/mysqld)"

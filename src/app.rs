@@ -1,0 +1,226 @@
+//! Builds the server, runs it, and drains it.
+//!
+//! The main runtime has the refill, the store and the signals; actix's workers have threads of their own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::config::{Config, EXIT_CONFIGURATION, Store};
+use crate::http::{self, Service};
+use crate::metrics::Metrics;
+use crate::node::{Node, NodeError};
+use crate::refill::policy::Policy;
+use crate::refill::{Progress, Refill};
+use crate::sequence::{Sequence, WaitLimits};
+use crate::sequences::Sequences;
+use crate::store::guard::Guard;
+use crate::store::{self, ErrorKind, SequenceName};
+
+/// How long the start waits for the first lease, so that the first answer is immediate. Then it goes on without.
+const FIRST_LEASE_WAIT: Duration = Duration::from_secs(1);
+
+/// How often the node's memory is written, if it changed.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the refill may take to notice the end; it has nothing to finish.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the server did not start, or ended.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// A person must change the configuration, or what it points to.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl AppError {
+    /// The exit code that says so.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Misconfigured(_) => EXIT_CONFIGURATION,
+            Self::Failed(_) => 1,
+        }
+    }
+}
+
+/// Runs the server until a signal ends it. Returns once it is drained.
+pub async fn run(config: &Config) -> Result<(), AppError> {
+    let mut signals = Signals::new().map_err(|error| AppError::Failed(format!("signals can't be caught: {error}")))?;
+    let node = Arc::new(open_node(config)?);
+    let listener = http::bind(&config.port).map_err(|error| {
+        AppError::Failed(format!(
+            "port {}: {error}. Is another server running there? Stop it, or set another port",
+            config.port
+        ))
+    })?;
+    let address = listener.local_addr().map_err(|error| AppError::Failed(error.to_string()))?;
+
+    let metrics = Arc::new(Metrics::new());
+    let guard = Arc::new(Guard::new(store::select(config, node.clone()), node.clone()));
+    let waits = WaitLimits { time: config.limits.wait.get(), waiters: config.limits.waiters.get() };
+    let sequence =
+        Arc::new(Sequence::new(SequenceName::default(), config.refill.threshold.get(), waits, metrics.clone()));
+    let max_block = config.refill.max_block.get();
+    let refill = Refill {
+        sequence: sequence.clone(),
+        store: guard.clone(),
+        policy: Policy {
+            step: config.step.get(),
+            max_block,
+            max_held: max_block.min(guard.store().most_held()),
+            runway: config.refill.runway.get(),
+        },
+        metrics: metrics.clone(),
+    };
+    let mut background = Background::start(refill, node.clone());
+
+    let service = Arc::new(Service::new(Sequences::new(sequence.clone()), config.limits.clone(), metrics));
+    background.first_lease().await?;
+    let server = http::server(service.clone(), listener, config.shutdown.grace.get())
+        .map_err(|error| AppError::Failed(format!("the HTTP server can't start: {error}")))?;
+    tracing::info!(
+        "seqsvr {} serves sequence {} from {}, step {}",
+        env!("CARGO_PKG_VERSION"),
+        sequence.name(),
+        guard.store().describe(),
+        config.step.get()
+    );
+    tracing::info!("listening on http://{address}: try curl http://localhost:{}/new", address.port());
+
+    let handle = server.handle();
+    let mut serving = tokio::spawn(server);
+    let outcome = tokio::select! {
+        ended = &mut serving => Err(AppError::Failed(format!("the HTTP server ended by itself: {ended:?}"))),
+        error = background.misconfigured() => Err(error),
+        name = signals.next() => {
+            tracing::info!("{name}: draining");
+            Ok(())
+        }
+    };
+    service.drain();
+    let drain = async {
+        if outcome.is_ok() {
+            sleep(config.shutdown.lead.get()).await;
+        }
+        handle.stop(true).await;
+    };
+    tokio::select! {
+        () = drain => {}
+        name = signals.next() => {
+            return Err(AppError::Failed(format!("{name} again: ended at once, requests in flight are cut off")));
+        }
+    }
+
+    background.stop().await;
+    let unused = sequence.seal();
+    save(&node).await;
+    guard.store().close().await;
+    tracing::info!("stopped; {unused} leased ids were not handed out and are a gap");
+    outcome
+}
+
+fn open_node(config: &Config) -> Result<Node, AppError> {
+    let dir: &Path = &config.data_dir;
+    let node = match (Node::open(dir), &config.store) {
+        (Ok(node), _) => node,
+        // On MySQL a data directory is optional: what is lost is a guard.
+        (Err(error @ NodeError::Unusable { .. }), Store::MySql(_)) => {
+            tracing::warn!("{error}. Going on without: this node forgets its identity when it ends");
+            return Ok(Node::forgetful());
+        }
+        (Err(error), _) => return Err(AppError::Misconfigured(error.to_string())),
+    };
+    if !node.is_remembered() {
+        tracing::warn!(
+            "data_dir {} is held by another process: this one goes on with an identity of its own",
+            dir.display()
+        );
+    }
+    Ok(node)
+}
+
+/// The tasks beside the HTTP server.
+struct Background {
+    refill: JoinHandle<()>,
+    saver: JoinHandle<()>,
+    progress: watch::Receiver<Progress>,
+    stop: watch::Sender<bool>,
+}
+
+impl Background {
+    fn start(refill: Refill, node: Arc<Node>) -> Self {
+        let (report, progress) = watch::channel(Progress::Starting);
+        let (stop, stopped) = watch::channel(false);
+        let saver = tokio::spawn(async move {
+            loop {
+                sleep(SAVE_INTERVAL).await;
+                save(&node).await;
+            }
+        });
+        Self { refill: tokio::spawn(refill.run(report, stopped)), saver, progress, stop }
+    }
+
+    /// Waits a moment for the first lease. An error is one that only a person can mend.
+    async fn first_lease(&mut self) -> Result<(), AppError> {
+        let _ = timeout(FIRST_LEASE_WAIT, self.progress.wait_for(|progress| *progress != Progress::Starting)).await;
+        match &*self.progress.borrow() {
+            Progress::Failing(ErrorKind::Misconfigured, what) => Err(AppError::Misconfigured(what.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends if, before the first lease worked, it turns out that only a person can make it work.
+    async fn misconfigured(&mut self) -> AppError {
+        let is_final = |progress: &Progress| matches!(progress, Progress::Failing(ErrorKind::Misconfigured, _));
+        match self.progress.wait_for(is_final).await.as_deref() {
+            Ok(Progress::Failing(_, what)) => AppError::Misconfigured(what.clone()),
+            // The refill ends only when it is stopped.
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn stop(self) {
+        self.saver.abort();
+        let _ = self.stop.send(true);
+        if timeout(STOP_TIMEOUT, self.refill).await.is_err() {
+            tracing::warn!("the refill did not end in time; what it leases now is a gap");
+        }
+    }
+}
+
+async fn save(node: &Arc<Node>) {
+    let node = node.clone();
+    let saved = tokio::task::spawn_blocking(move || node.save()).await;
+    if let Ok(Err(error)) = saved {
+        tracing::warn!("what this node remembers can't be written to data_dir: {error}");
+    }
+}
+
+/// The signals that end the server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

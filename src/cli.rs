@@ -1,0 +1,197 @@
+//! The command line: `seqsvr [serve]`, `check`, `healthcheck`, `adopt`.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::{self, AppError};
+use crate::config::{Config, DEFAULT_FILE, EXIT_CONFIGURATION, Listen, Log, LogFormat, LogLevel, Sources, Store};
+use crate::node::Node;
+
+/// Hands out unique, rising 64-bit ids over HTTP, leased in blocks from MySQL or from an embedded store.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    after_help = "\
+Examples:
+  seqsvr --embedded             try it: the counter is kept in ./data, ids are at http://localhost:8000/new
+  seqsvr                        serve as ./config.yml says
+  seqsvr --config /etc/seqsvr.yml check
+  SEQSVR_MYSQL__PASSWORD_FILE=/run/secrets/db seqsvr
+
+Every key of the configuration can be set by an environment variable: SEQSVR_STEP, SEQSVR_LIMITS__WAIT.
+Exit codes: 0 ended as asked, 1 failed, 78 the configuration (or what it points to) must be changed."
+)]
+struct Arguments {
+    /// The configuration file [default: config.yml]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Use the embedded store; without --config, no file is read
+    #[arg(long, global = true)]
+    embedded: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+enum Command {
+    /// Serve ids (what is done without a command)
+    Serve,
+    /// Say whether the configuration is right; nothing is opened
+    Check,
+    /// Ask the running server whether it is ready: exit code 0 or 1, for containers
+    Healthcheck,
+    /// Accept another store than the one that this node leased from before
+    Adopt,
+}
+
+/// Does what the arguments say; the exit code.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors. Nothing is left to do if the message can't be printed.
+            let _ = error.print();
+            return if error.use_stderr() { EXIT_CONFIGURATION.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match execute(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("seqsvr: {error}");
+            error.exit_code().into()
+        }
+    }
+}
+
+fn execute(arguments: Arguments) -> Result<(), AppError> {
+    let command = arguments.command.unwrap_or(Command::Serve);
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let sources = Sources { file: arguments.config, embedded: arguments.embedded, environment };
+    let config = Config::load(&sources).map_err(|error| AppError::Misconfigured(error.to_string()))?;
+    match command {
+        Command::Serve => serve(&config),
+        Command::Check => {
+            check(&sources, &config);
+            Ok(())
+        }
+        Command::Healthcheck => healthcheck(&config.port),
+        Command::Adopt => adopt(&config),
+    }
+}
+
+fn serve(config: &Config) -> Result<(), AppError> {
+    start_log(config.log);
+    // Two threads: the refill must not wait for the signals, nor either for the node's memory to be written.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("seqsvr-main")
+        .enable_all()
+        .build()
+        .map_err(|error| AppError::Failed(format!("threads can't be started: {error}")))?;
+    let outcome = runtime.block_on(app::run(config));
+    // A lease that hangs in a system call must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn start_log(log: Log) {
+    let level = match log.level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    use std::io::IsTerminal;
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // actix reports its own start and stop at INFO: ours say it better.
+        .with_target(false);
+    match log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+fn check(sources: &Sources, config: &Config) {
+    let source = match (&sources.file, sources.embedded) {
+        (Some(file), _) => file.display().to_string(),
+        (None, true) => "--embedded".to_owned(),
+        (None, false) => DEFAULT_FILE.to_owned(),
+    };
+    let store = match &config.store {
+        Store::Embedded => format!("the embedded store in {}", config.data_dir.display()),
+        Store::MySql(mysql) => format!(
+            "MySQL at {}, database {}, user {}, password {:?}",
+            mysql.host, mysql.database, mysql.user, mysql.password
+        ),
+    };
+    println!("{source} is right: port {}, step {}, {store}", config.port, config.step.get());
+}
+
+/// No answer within this is as bad as a wrong one.
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+fn healthcheck(listen: &Listen) -> Result<(), AppError> {
+    let host = match &listen.host {
+        // Listening on all addresses is no address to connect to.
+        Some(host) if !host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) => host.clone(),
+        _ => Ipv4Addr::LOCALHOST.to_string(),
+    };
+    let failed = |error: std::io::Error| AppError::Failed(format!("{host}:{}: {error}", listen.port));
+    let ask = || {
+        let address = (host.as_str(), listen.port).to_socket_addrs()?.next().ok_or(std::io::ErrorKind::NotFound)?;
+        let mut stream = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT)?;
+        stream.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.take(64 << 10).read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(failed)?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    if answer.starts_with("HTTP/1.1 200 ") {
+        println!("{body}");
+        Ok(())
+    } else {
+        Err(AppError::Failed(body.to_owned()))
+    }
+}
+
+fn adopt(config: &Config) -> Result<(), AppError> {
+    let node = Node::open(&config.data_dir).map_err(|error| AppError::Misconfigured(error.to_string()))?;
+    if !node.is_remembered() {
+        let dir = config.data_dir.display();
+        return Err(AppError::Failed(format!("data_dir {dir} is held by a running server: stop it first")));
+    }
+    node.forget_store();
+    node.save().map_err(|error| AppError::Failed(format!("data_dir {}: {error}", config.data_dir.display())))?;
+    println!("forgotten: the next start remembers the store that it finds");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+        let parsed = Arguments::try_parse_from(["seqsvr", "check", "--config", "x.yml"]).unwrap();
+        assert_eq!((parsed.command, parsed.config), (Some(Command::Check), Some("x.yml".into())));
+    }
+}

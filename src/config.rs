@@ -1,0 +1,393 @@
+//! The configuration: the file, the environment over it, and the checked settings that come of both.
+//!
+//! The seed's `config.yml` works as it is. What is allowed and what it does is said in the shipped `config.yml`; the
+//! bounds are in the types of the fields here.
+//!
+//! What always holds: the store is never inferred. Exactly one of a `mysql:` section and `store: embedded` must be
+//! there, for a production node that lost its section would else count from the start again.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_yaml::Value;
+use thiserror::Error;
+
+mod values;
+pub use values::{DatabaseHost, Fraction, Listen, Number, Secret, Span};
+
+/// The file that is read where none is named.
+pub const DEFAULT_FILE: &str = "config.yml";
+
+/// The prefix of the environment variables that override the file: `SEQSVR_MYSQL__PASSWORD` is `mysql.password`.
+pub const ENVIRONMENT_PREFIX: &str = "SEQSVR_";
+
+/// The exit code of a configuration error: `EX_CONFIG` of sysexits.h.
+pub const EXIT_CONFIGURATION: u8 = 78;
+
+/// What is wrong with the configuration, where, and what to write instead.
+#[derive(Debug, Error)]
+#[error("{place}: {what}")]
+pub struct ConfigError {
+    /// The file or the environment variable.
+    pub place: String,
+    /// What is wrong and what is allowed.
+    pub what: String,
+}
+
+impl ConfigError {
+    fn new(place: impl Into<String>, what: impl ToString) -> Self {
+        Self { place: place.into(), what: what.to_string() }
+    }
+}
+
+/// The checked settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub port: Listen,
+    /// The smallest block size, in ids.
+    pub step: Step,
+    /// Where the blocks come from.
+    pub store: Store,
+    /// The folder of the embedded store, and of what the node remembers.
+    pub data_dir: PathBuf,
+    /// When and how much to lease.
+    pub refill: Refill,
+    /// What is bounded.
+    pub limits: Limits,
+    /// How the server ends.
+    pub shutdown: Shutdown,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// 1 to 2^32 - 1, the range of the column that records it.
+pub type Step = Number<1, 4_294_967_295>;
+
+/// The selected store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// A SQLite file in `data_dir`.
+    Embedded,
+    /// A MySQL or MariaDB server.
+    MySql(MySql),
+}
+
+/// The `mysql:` section.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MySql {
+    /// The account.
+    pub user: String,
+    /// Its password.
+    #[serde(default)]
+    pub password: Secret,
+    /// The server.
+    pub host: DatabaseHost,
+    /// The database that has the tables.
+    pub database: String,
+    /// Whether the connection is encrypted, and what is checked.
+    #[serde(default)]
+    pub ssl_mode: SslMode,
+    /// A PEM file of the authorities to trust; those that browsers trust where it is missing.
+    #[serde(default)]
+    pub ssl_ca: Option<PathBuf>,
+}
+
+/// The names and meanings of MySQL's own `--ssl-mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SslMode {
+    /// Not encrypted.
+    #[default]
+    Disabled,
+    /// Encrypted; the server's certificate is not checked.
+    Required,
+    /// Encrypted, by a certificate that an authority of `ssl_ca` signed.
+    VerifyCa,
+    /// As before, and the certificate is for the host that was asked for.
+    VerifyIdentity,
+}
+
+/// The `refill:` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Refill {
+    /// How much of the current segment is used when the next block is asked for.
+    pub threshold: Fraction,
+    /// How long the ids in memory should last at the current rate.
+    pub runway: Span<0, { 24 * 3_600_000 }>,
+    /// The most ids that one lease asks for, and that are held.
+    pub max_block: Number<1, 1_000_000_000>,
+}
+
+impl Default for Refill {
+    fn default() -> Self {
+        Self { threshold: Fraction(0.5), runway: Span::of_millis(60_000), max_block: Number::of(10_000_000) }
+    }
+}
+
+/// The `limits:` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// How long a request waits for ids when none are in memory.
+    pub wait: Span<0, 60_000>,
+    /// How many requests may wait so at once.
+    pub waiters: Number<0, 1_000_000>,
+    /// The most ids of one answer (`?count=N`).
+    pub batch: Number<1, 1_000_000>,
+    /// The most ids of one answer in ranges (`?count=N&ranges`).
+    pub range: Number<1, 1_000_000_000>,
+    /// The most connections at once.
+    pub connections: Number<1, 1_000_000>,
+    /// How long a connection stays open without a request.
+    pub keep_alive: Span<1_000, 3_600_000>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            wait: Span::of_millis(500),
+            waiters: Number::of(10_000),
+            batch: Number::of(10_000),
+            range: Number::of(1_000_000),
+            connections: Number::of(25_000),
+            keep_alive: Span::of_millis(75_000),
+        }
+    }
+}
+
+/// The `shutdown:` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long it goes on serving while `/readyz` already says 503, for load balancers to notice.
+    pub lead: Span<0, 600_000>,
+    /// How long requests in flight may take after that.
+    pub grace: Span<0, 600_000>,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { lead: Span::of_millis(0), grace: Span::of_millis(10_000) }
+    }
+}
+
+/// The `log:` section.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// What is left out.
+    pub level: LogLevel,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+/// The least severe level that is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// What was typed: every key may be missing.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Typed {
+    port: Option<Listen>,
+    step: Option<Step>,
+    store: Option<TypedStore>,
+    data_dir: Option<PathBuf>,
+    mysql: Option<MySql>,
+    refill: Option<Refill>,
+    limits: Option<Limits>,
+    shutdown: Option<Shutdown>,
+    log: Option<Log>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TypedStore {
+    Embedded,
+}
+
+/// Where the settings come from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// `--config`; where `None`, [`DEFAULT_FILE`] is read, or no file with `embedded`.
+    pub file: Option<PathBuf>,
+    /// `--embedded`.
+    pub embedded: bool,
+    /// The environment's variables; those that don't begin with [`ENVIRONMENT_PREFIX`] are passed over.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Config {
+    /// Reads and checks the settings.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let (place, text) = match (&sources.file, sources.embedded) {
+            (None, true) => ("--embedded".to_owned(), String::new()),
+            (None, false) => read(Path::new(DEFAULT_FILE))?,
+            (Some(file), _) => read(file)?,
+        };
+        let typed: Option<Typed> = serde_yaml::from_str(&text).map_err(|error| ConfigError::new(&place, error))?;
+        let overrides = overrides(&sources.environment)?;
+        let typed = if overrides.is_empty() {
+            typed.unwrap_or_default()
+        } else {
+            // The file alone was checked above, with its line numbers: what fails now is the variable's.
+            let file = serde_yaml::from_str(&text).map_err(|error| ConfigError::new(&place, error))?;
+            apply(file, &overrides)?
+        };
+        let store = match (typed.mysql, typed.store.is_some() || sources.embedded) {
+            (Some(_), true) => {
+                return Err(ConfigError::new(
+                    place,
+                    "two stores are chosen, a 'mysql:' section and the embedded one ('store: embedded' or --embedded). \
+                     Keep the one that has your sequences and remove the other",
+                ));
+            }
+            (None, false) => {
+                return Err(ConfigError::new(
+                    place,
+                    "no store is chosen, and it is never guessed. Add a 'mysql:' section (user, password, host, \
+                     database) to lease from MySQL, or the line 'store: embedded' to keep the counter in data_dir",
+                ));
+            }
+            (Some(mysql), false) => Store::MySql(mysql),
+            (None, true) => Store::Embedded,
+        };
+        Ok(Self {
+            port: typed.port.unwrap_or(Listen::all(8000)),
+            step: typed.step.unwrap_or(Step::of(100)),
+            store,
+            data_dir: typed.data_dir.unwrap_or_else(|| "data".into()),
+            refill: typed.refill.unwrap_or_default(),
+            limits: typed.limits.unwrap_or_default(),
+            shutdown: typed.shutdown.unwrap_or_default(),
+            log: typed.log.unwrap_or_default(),
+        })
+    }
+}
+
+fn read(file: &Path) -> Result<(String, String), ConfigError> {
+    let place = file.display().to_string();
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok((place, text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ConfigError::new(
+            place,
+            "there is no such file. Name another with --config FILE, or try the server with --embedded",
+        )),
+        Err(error) => Err(ConfigError::new(place, format!("it can't be read: {error}"))),
+    }
+}
+
+/// A value of the environment: the variable, the path of its key, the text.
+struct Override {
+    variable: String,
+    keys: Vec<String>,
+    text: String,
+}
+
+/// The only key whose value may also be in a file that `<VARIABLE>_FILE` names.
+const SECRET_VARIABLE: &str = "SEQSVR_MYSQL__PASSWORD";
+
+fn overrides(environment: &[(String, String)]) -> Result<Vec<Override>, ConfigError> {
+    let secret_file = format!("{SECRET_VARIABLE}_FILE");
+    let mut found = Vec::new();
+    for (variable, text) in environment {
+        if is_service_link(variable, text) {
+            continue;
+        }
+        let (variable, text) = if *variable == secret_file {
+            if environment.iter().any(|(other, _)| other == SECRET_VARIABLE) {
+                return Err(ConfigError::new(secret_file, format!("{SECRET_VARIABLE} is set too: keep one of them")));
+            }
+            let text = std::fs::read_to_string(text)
+                .map_err(|error| ConfigError::new(&secret_file, format!("'{text}' can't be read: {error}")))?;
+            (SECRET_VARIABLE, text.trim_end_matches(['\r', '\n']).to_owned())
+        } else {
+            (variable.as_str(), text.clone())
+        };
+        let Some(path) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+        let keys = path.split("__").map(str::to_lowercase).collect();
+        found.push(Override { variable: variable.to_owned(), keys, text });
+    }
+    // The order of the environment is not defined; errors should not depend on it.
+    found.sort_by(|a, b| a.variable.cmp(&b.variable));
+    Ok(found)
+}
+
+/// Kubernetes sets such variables in every pod beside a service that is named `seqsvr`: they are not meant for us.
+fn is_service_link(variable: &str, text: &str) -> bool {
+    variable.starts_with("SEQSVR_SERVICE_")
+        || variable.starts_with("SEQSVR_PORT_")
+        || (variable == "SEQSVR_PORT" && text.contains("://"))
+}
+
+/// Puts the overrides over `file`, all of them, and reads the result. An error names the first variable that
+/// brought it about.
+fn apply(file: Value, overrides: &[Override]) -> Result<Typed, ConfigError> {
+    let mut merged = file;
+    let mut error = None;
+    for (n, entry) in overrides.iter().enumerate() {
+        // A variable is a text, and most keys take it so; the others take it as YAML does.
+        let as_text = Value::String(entry.text.clone());
+        let as_yaml = serde_yaml::from_str(&entry.text).unwrap_or(Value::Null);
+        let mut tries = [as_text, as_yaml].map(|value| with(merged.clone(), &entry.keys, value));
+        // A section may lack keys that later variables bring: only the last one is judged by the whole.
+        let results = tries.each_ref().map(|value| serde_yaml::from_value::<Option<Typed>>(value.clone()));
+        let fits = |result: &Result<_, serde_yaml::Error>| match result {
+            Ok(_) => true,
+            Err(error) => n + 1 < overrides.len() && error.to_string().contains("missing field"),
+        };
+        let chosen = usize::from(!fits(&results[0]));
+        let [_, second] = &results;
+        if chosen == 1
+            && !fits(second)
+            && let Err(why) = second
+        {
+            error.get_or_insert_with(|| ConfigError::new(&entry.variable, why));
+        }
+        merged = std::mem::take(&mut tries[chosen]);
+    }
+    match error {
+        Some(error) => Err(error),
+        None => serde_yaml::from_value::<Option<Typed>>(merged)
+            .map(Option::unwrap_or_default)
+            .map_err(|error| ConfigError::new("the environment", error)),
+    }
+}
+
+/// `tree` with `value` at the path `keys`.
+fn with(tree: Value, keys: &[String], value: Value) -> Value {
+    let Some((key, rest)) = keys.split_first() else { return value };
+    let mut mapping = match tree {
+        Value::Mapping(mapping) => mapping,
+        _ => serde_yaml::Mapping::new(),
+    };
+    let below = mapping.remove(key.as_str()).unwrap_or_default();
+    mapping.insert(Value::String(key.clone()), with(below, rest, value));
+    Value::Mapping(mapping)
+}
+
+#[cfg(test)]
+mod tests;

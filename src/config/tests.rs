@@ -1,0 +1,144 @@
+//! The configuration as a table: what works, and what each mistake is told.
+
+use super::*;
+
+const SEED: &str = "#app\nport: ':8000'\n\n#service\nstep: 100\n\n#db\nmysql:\n  user: 'root'\n  password: ''\n  \
+                    host: 'tcp(localhost:3306)'\n  database: 'sequence'\n";
+
+fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yml");
+    std::fs::write(&file, text).unwrap();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Config::load(&Sources { file: Some(file), embedded: false, environment }).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_seeds_file_works_as_it_is() {
+    let config = load(SEED, &[]).unwrap();
+    assert_eq!((config.port, config.step.get()), (Listen::all(8000), 100));
+    let Store::MySql(mysql) = config.store else { panic!("not MySQL") };
+    assert_eq!((mysql.user.as_str(), mysql.password.expose(), mysql.database.as_str()), ("root", "", "sequence"));
+    assert_eq!(mysql.host.to_string(), "tcp(localhost:3306)");
+}
+
+#[test]
+fn the_shipped_file_says_the_defaults() {
+    let shipped = include_str!("../../config.yml");
+    let (shipped, bare) = (load(shipped, &[]).unwrap(), load("store: embedded", &[]).unwrap());
+    assert_eq!(format!("{shipped:?}"), format!("{bare:?}"));
+    let mysql: String = include_str!("../../config.yml")
+        .lines()
+        .filter(|line| !line.starts_with("store:"))
+        .map(|line| line.strip_prefix("#!").unwrap_or(line).to_owned() + "\n")
+        .collect();
+    assert_eq!(load(&mysql, &[]).unwrap().store, load(SEED, &[]).unwrap().store, "the commented section is the seed's");
+}
+
+#[test]
+fn a_mistake_names_the_place_and_what_is_allowed() {
+    for (text, wanted) in [
+        ("", "no store is chosen"),
+        ("mysql:\n", "no store is chosen"),
+        (&*format!("{SEED}store: embedded\n"), "two stores are chosen"),
+        ("store: sqlite", "expected `embedded`"),
+        ("store: embedded\nsteps: 5", "unknown field `steps`, expected one of `port`, `step`"),
+        ("store: embedded\nsteps: 5", "line 2"),
+        ("store: embedded\nstep: 0", "step: 0 is not allowed: write a whole number from 1 to 4294967295 at line 2"),
+        ("store: embedded\nstep: -1", "-1 is not allowed"),
+        ("store: embedded\nstep: many", "step: invalid type"),
+        ("store: embedded\nport: ':80000'", "port: ':80000' is not a port"),
+        ("store: embedded\nrefill:\n  runway: 60", "refill.runway: 60 has no unit"),
+        ("store: embedded\nrefill:\n  runway: 60 sheep", "is not a duration"),
+        ("store: embedded\nrefill:\n  runway: 25h", "from 0s to 1day"),
+        ("store: embedded\nrefill:\n  threshold: 1.5", "refill.threshold: 1.5 is not allowed"),
+        ("store: embedded\nlimits: {batch: 0}", "limits.batch: 0 is not allowed"),
+        ("mysql: {user: u, host: 'unix(x)', database: d}", "mysql.host: 'unix(x)' has no absolute path"),
+        ("mysql: {user: u, database: d}", "missing field `host`"),
+        ("mysql: {user: u, host: h, database: d, password: 123}", "mysql.password: put the value in quotes"),
+        ("store: [", "line 1"),
+    ] {
+        let error = load(text, &[]).unwrap_err();
+        assert!(error.contains(wanted) && error.contains("config.yml"), "{text:?} said: {error}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_every_kind_of_key() {
+    let config = load(
+        SEED,
+        &[
+            ("PATH", "/bin"),
+            ("SEQSVR_PORT", "127.0.0.1:9000"),
+            ("SEQSVR_STEP", "7"),
+            ("SEQSVR_MYSQL__PASSWORD", "12345"),
+            ("SEQSVR_REFILL__RUNWAY", "5s"),
+            ("SEQSVR_REFILL__THRESHOLD", "0.25"),
+            ("SEQSVR_LOG__FORMAT", "json"),
+        ],
+    )
+    .unwrap();
+    assert_eq!((config.port.to_string().as_str(), config.step.get()), ("127.0.0.1:9000", 7));
+    assert_eq!(config.refill.runway.get().as_secs(), 5);
+    assert!((config.refill.threshold.get() - 0.25).abs() < f64::EPSILON);
+    assert_eq!(config.log.format, LogFormat::Json);
+    let Store::MySql(mysql) = config.store else { panic!("not MySQL") };
+    assert_eq!(mysql.password.expose(), "12345");
+}
+
+#[test]
+fn a_whole_section_can_come_from_the_environment() {
+    let config = load(
+        "step: 5",
+        &[("SEQSVR_MYSQL__USER", "u"), ("SEQSVR_MYSQL__HOST", "db:1"), ("SEQSVR_MYSQL__DATABASE", "d")],
+    )
+    .unwrap();
+    assert!(matches!(config.store, Store::MySql(_)));
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_the_variable() {
+    for (name, value, wanted) in [
+        ("SEQSVR_STEP", "0", "SEQSVR_STEP: step: 0 is not allowed"),
+        ("SEQSVR_STEPS", "1", "SEQSVR_STEPS: unknown field `steps`"),
+        ("SEQSVR_LIMITS__WAIT", "5", "SEQSVR_LIMITS__WAIT: limits.wait: 5 has no unit"),
+        ("SEQSVR_STORE", "embedded", "two stores are chosen"),
+        ("SEQSVR_MYSQL__PASSWORD_FILE", "/no/such/file", "'/no/such/file' can't be read"),
+    ] {
+        let error = load(SEED, &[(name, value)]).unwrap_err();
+        assert!(error.contains(wanted), "{name}={value} said: {error}");
+    }
+    let error = load("mysql: {user: u, database: d}", &[("SEQSVR_STEP", "1")]).unwrap_err();
+    assert!(error.contains("config.yml") && error.contains("missing field `host`"), "{error}");
+}
+
+#[test]
+fn a_secret_can_come_from_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "hunter2\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let config = load(SEED, &[("SEQSVR_MYSQL__PASSWORD_FILE", path)]).unwrap();
+    let Store::MySql(mysql) = &config.store else { panic!("not MySQL") };
+    assert_eq!(mysql.password.expose(), "hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let both = load(SEED, &[("SEQSVR_MYSQL__PASSWORD_FILE", path), ("SEQSVR_MYSQL__PASSWORD", "x")]);
+    assert!(both.unwrap_err().contains("keep one of them"));
+}
+
+#[test]
+fn the_variables_of_a_kubernetes_service_are_passed_over() {
+    let links = [
+        ("SEQSVR_PORT", "tcp://10.0.0.7:8000"),
+        ("SEQSVR_SERVICE_HOST", "10.0.0.7"),
+        ("SEQSVR_PORT_8000_TCP_ADDR", "10.0.0.7"),
+    ];
+    assert_eq!(load(SEED, &links).unwrap().port, Listen::all(8000));
+}
+
+#[test]
+fn without_a_file_the_embedded_store_must_be_asked_for() {
+    let sources = Sources { embedded: true, ..Sources::default() };
+    assert_eq!(Config::load(&sources).unwrap().store, Store::Embedded);
+    let missing = Sources { file: Some("no-such.yml".into()), ..Sources::default() };
+    assert!(Config::load(&missing).unwrap_err().to_string().starts_with("no-such.yml: there is no such file"));
+}

@@ -1,0 +1,219 @@
+//! The HTTP front end: routes, limits, and what a request is refused for.
+//!
+//! What always holds: a refused request costs no id, and every response is counted, by a counter of its worker's own.
+
+use std::net::{TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::http::header::{ALLOW, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, guard, web};
+
+use crate::config::{Limits, Listen};
+use crate::metrics::{Metrics, ResponseCounts, Route};
+use crate::sequence::Sequence;
+use crate::sequences::Sequences;
+use crate::store::{ErrorKind, SequenceName};
+
+mod answer;
+mod probes;
+
+use answer::{Refusal, Shape, Wanted};
+
+/// How long the headers of a connection's first request may take.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client may take to close its side.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Service {
+    sequences: Sequences,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    /// Relaxed: nothing else is published through it, and a probe that comes a moment earlier may miss it.
+    is_draining: AtomicBool,
+}
+
+/// A worker's own: what is shared, and its counter.
+#[derive(Debug)]
+pub struct Worker {
+    service: Arc<Service>,
+    counts: Arc<ResponseCounts>,
+}
+
+impl Service {
+    /// Serves `sequences` within `limits`.
+    pub fn new(sequences: Sequences, limits: Limits, metrics: Arc<Metrics>) -> Self {
+        Self { sequences, limits, metrics, is_draining: AtomicBool::new(false) }
+    }
+
+    /// From now on `/readyz` says no, so that load balancers look elsewhere; requests are still answered.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether ids can be asked for here. A failing store is no reason while ids are in memory; an exhausted sequence
+    /// is none at all, for another node could not help.
+    fn readiness(&self) -> Result<String, String> {
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Err("this node is shutting down".to_owned());
+        }
+        let sequence = self.sequences.default_sequence();
+        let health = sequence.health().clone();
+        match health.failure {
+            Some(failure) if !health.has_leased => {
+                Err(format!("nothing was leased since the start: {}", failure.error))
+            }
+            None if !health.has_leased => Err("the first lease is under way".to_owned()),
+            Some(failure) if failure.kind != Some(ErrorKind::Exhausted) => {
+                let since = failure.since.elapsed().as_secs();
+                if sequence.snapshot().held() == 0 {
+                    return Err(format!("no id is left, and leasing fails since {since} s: {}", failure.error));
+                }
+                let runway = sequence.runway_seconds();
+                Ok(format!("ready, from memory for {runway:.0} s; leasing fails since {since} s: {}", failure.error))
+            }
+            _ => Ok("ready".to_owned()),
+        }
+    }
+}
+
+impl Worker {
+    /// Counts `response`.
+    #[inline]
+    fn counted(&self, route: Route, response: HttpResponse) -> HttpResponse {
+        self.counts.count(route, response.status().as_u16());
+        response
+    }
+}
+
+/// Binds `listen`: all addresses, IPv6 and IPv4, where no host is named.
+pub fn bind(listen: &Listen) -> std::io::Result<TcpListener> {
+    match &listen.host {
+        Some(host) => {
+            let addresses: Vec<_> = (host.as_str(), listen.port).to_socket_addrs()?.collect();
+            TcpListener::bind(addresses.as_slice())
+        }
+        // A machine without IPv6 has no such address family; any other reason is the same for IPv4.
+        None => TcpListener::bind(("::", listen.port)).or_else(|_| TcpListener::bind(("0.0.0.0", listen.port))),
+    }
+}
+
+/// The server on `listener`; it runs once it is awaited. `grace` is how long requests in flight may take at its stop.
+pub fn server(service: Arc<Service>, listener: TcpListener, grace: Duration) -> std::io::Result<Server> {
+    let limits = service.limits.clone();
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let connections = usize::try_from(limits.connections.get()).unwrap_or(usize::MAX);
+    let server = HttpServer::new(move || {
+        let worker = Worker { service: service.clone(), counts: service.metrics.worker() };
+        App::new().app_data(web::Data::new(worker)).configure(routes)
+    })
+    .workers(workers)
+    .max_connections(connections.div_ceil(workers))
+    .keep_alive(limits.keep_alive.get())
+    .client_request_timeout(FIRST_REQUEST_TIMEOUT)
+    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+    .tcp_nodelay(true)
+    .shutdown_timeout(grace.as_secs() + u64::from(grace.subsec_nanos() > 0))
+    .disable_signals()
+    .listen(listener)?;
+    Ok(server.run())
+}
+
+fn routes(app: &mut web::ServiceConfig) {
+    let get_or_head = || web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+    let get_or_post = || web::route().guard(guard::Any(guard::Get()).or(guard::Post()));
+    app.service(only("/new", "GET, POST").route(get_or_post().to(new)))
+        .service(only("/new/{sequence}", "GET, POST").route(get_or_post().to(new_of_sequence)))
+        .service(only("/livez", "GET, HEAD").route(get_or_head().to(probes::livez)))
+        .service(only("/readyz", "GET, HEAD").route(get_or_head().to(probes::readyz)))
+        .service(only("/metrics", "GET, HEAD").route(get_or_head().to(probes::metrics)))
+        .service(
+            only("/", "GET, HEAD, OPTIONS")
+                .route(get_or_head().to(root))
+                .route(web::route().method(Method::OPTIONS).to(options)),
+        )
+        .default_service(web::to(not_found));
+}
+
+/// A resource that answers other methods than its own with 405.
+fn only(path: &str, allowed: &'static str) -> Resource {
+    web::resource(path).default_service(web::to(move |worker: web::Data<Worker>, request: HttpRequest| async move {
+        let what = format!("{} is not allowed here: use {allowed}", request.method());
+        let mut response = Refusal { status: StatusCode::METHOD_NOT_ALLOWED, what }.respond();
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+        worker.counted(Route::Other, response)
+    }))
+}
+
+async fn new(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
+    let service = &worker.service;
+    let response = hand_out(service, service.sequences.default_sequence(), &request).await;
+    worker.counted(Route::New, response)
+}
+
+async fn new_of_sequence(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
+    let service = &worker.service;
+    let response = match sequence(service, request.match_info().query("sequence")) {
+        Ok(sequence) => hand_out(service, sequence, &request).await,
+        Err(refusal) => refusal.respond(),
+    };
+    worker.counted(Route::NewSequence, response)
+}
+
+fn sequence<'a>(service: &'a Service, name: &str) -> Result<&'a Arc<Sequence>, Refusal> {
+    let name: SequenceName = name.parse().map_err(Refusal::bad_request)?;
+    service.sequences.get(&name).ok_or_else(|| Refusal {
+        status: StatusCode::NOT_FOUND,
+        what: format!("there is no sequence {name}: this node serves the sequence default, at /new"),
+    })
+}
+
+#[inline]
+async fn hand_out(service: &Service, sequence: &Sequence, request: &HttpRequest) -> HttpResponse {
+    match take(service, sequence, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.respond(),
+    }
+}
+
+#[inline]
+async fn take(service: &Service, sequence: &Sequence, request: &HttpRequest) -> Result<HttpResponse, Refusal> {
+    let wanted = Wanted::read(request.query_string(), request.headers(), &service.limits)?;
+    Ok(match wanted.shape {
+        Shape::Id => answer::one(sequence.next().await?, wanted),
+        Shape::Ids(count) | Shape::Ranges(count) => answer::ids(&sequence.take(count).await?, wanted),
+    })
+}
+
+const USAGE: &str = concat!(
+    "seqsvr ",
+    env!("CARGO_PKG_VERSION"),
+    ": unique, rising ids\n\n\
+     GET /new                    {\"code\":0,\"msg\":\"ok\",\"data\":{\"id\":101}}\n\
+     GET /new?count=3            three ids; with &ranges as first and last; with &strings as strings\n\
+     GET /livez /readyz /metrics for those that watch\n"
+);
+
+async fn root(worker: web::Data<Worker>) -> HttpResponse {
+    worker.counted(Route::Other, HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(USAGE))
+}
+
+/// What some load balancers ask by default to see whether a server is there.
+async fn options(worker: web::Data<Worker>) -> HttpResponse {
+    let response =
+        HttpResponse::NoContent().insert_header((ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"))).finish();
+    worker.counted(Route::Other, response)
+}
+
+async fn not_found(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
+    // A path may be as long as a request: the start is enough to know it by.
+    let path: String = request.path().chars().take(64).collect();
+    let what = format!("there is nothing at {path}: ids are at /new");
+    worker.counted(Route::Other, Refusal { status: StatusCode::NOT_FOUND, what }.respond())
+}

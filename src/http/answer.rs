@@ -1,0 +1,332 @@
+//! The bodies: what was asked for, the ids, the errors.
+//!
+//! `{"code":0,"msg":"ok","data":{"id":101}}`, with exactly these keys in this order, is the seed's. Whatever carries ids
+//! is `no-store`: a cached answer would hand its ids out twice.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::web::Query;
+use actix_web::{HttpResponse, HttpResponseBuilder};
+
+use crate::config::Limits;
+use crate::segment::Block;
+use crate::sequence::TakeError;
+
+/// What a request wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// How many ids, and in which shape.
+    pub shape: Shape,
+    /// As text, one a line, instead of JSON.
+    pub is_text: bool,
+    /// Each id as a JSON string.
+    pub is_strings: bool,
+}
+
+/// How many ids, and how they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `{"id":101}`
+    Id,
+    /// `{"ids":[101,102]}`
+    Ids(u64),
+    /// `{"ranges":[{"first":101,"last":102}]}`, both inclusive.
+    Ranges(u64),
+}
+
+/// A request that gets no id: its status, and what happened and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status.
+    pub status: StatusCode,
+    /// What happened, and what to do.
+    pub what: String,
+}
+
+impl Refusal {
+    /// A request that is wrong in itself.
+    pub fn bad_request(what: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, what: what.into() }
+    }
+
+    /// The answer. `{"code":-<status>,"msg":"...","data":null}`
+    pub fn respond(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("1")));
+        }
+        message(response, -i32::from(self.status.as_u16()), &self.what)
+    }
+}
+
+impl From<TakeError> for Refusal {
+    fn from(error: TakeError) -> Self {
+        let status = match error {
+            TakeError::TimedOut { .. } | TakeError::TooManyWaiters { .. } | TakeError::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            TakeError::Exhausted(_) => StatusCode::INSUFFICIENT_STORAGE,
+        };
+        Self { status, what: error.to_string() }
+    }
+}
+
+/// An answer without ids: `{"code":0,"msg":"...","data":null}`.
+pub fn message(mut response: HttpResponseBuilder, code: i32, what: &str) -> HttpResponse {
+    // The order of the keys is the seed's, so they are written one by one; the text is escaped by serde_json.
+    let what = serde_json::Value::from(what);
+    no_store(&mut response);
+    response.insert_header(JSON).body(format!("{{\"code\":{code},\"msg\":{what},\"data\":null}}"))
+}
+
+const JSON: (header::HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+const TEXT: (header::HeaderName, HeaderValue) =
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+
+fn no_store(response: &mut HttpResponseBuilder) {
+    response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+}
+
+impl Wanted {
+    /// Reads the query and the headers. Keys that mean nothing here are passed over, as the seed did.
+    pub fn read(query: &str, headers: &HeaderMap, limits: &Limits) -> Result<Self, Refusal> {
+        let is_text = headers.get(header::ACCEPT).is_some_and(prefers_text);
+        let (mut count, mut is_ranges, mut is_strings) = (None, false, false);
+        if !query.is_empty() {
+            let pairs = Query::<Vec<(String, String)>>::from_query(query)
+                .map_err(|error| Refusal::bad_request(format!("the query can't be read: {error}")))?;
+            for (key, value) in pairs.into_inner() {
+                match key.as_str() {
+                    "count" if count.is_some() => return Err(Refusal::bad_request("count is given twice: give one")),
+                    "count" => count = Some(value),
+                    "ranges" => is_ranges = flag("ranges", &value)?,
+                    "strings" => is_strings = flag("strings", &value)?,
+                    _ => {}
+                }
+            }
+        }
+        let most = if is_ranges { limits.range.get() } else { limits.batch.get() };
+        let count = count.map(|typed| parse_count(&typed, most, is_ranges)).transpose()?;
+        let shape = match (count, is_ranges) {
+            (None, false) => Shape::Id,
+            (Some(count), false) => Shape::Ids(count),
+            (count, true) => Shape::Ranges(count.unwrap_or(1)),
+        };
+        Ok(Self { shape, is_text, is_strings })
+    }
+}
+
+fn parse_count(typed: &str, most: u64, is_ranges: bool) -> Result<u64, Refusal> {
+    match typed.parse() {
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
+        _ => {
+            let more = if is_ranges { "" } else { "; for more ids at once, add &ranges" };
+            // The start of what was typed is enough to find it by.
+            let typed: String = typed.chars().take(32).collect();
+            Err(Refusal::bad_request(format!(
+                "count={typed} is not allowed: give a whole number from 1 to {most}{more}"
+            )))
+        }
+    }
+}
+
+fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
+    match value {
+        "" | "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(Refusal::bad_request(format!("{key} takes no value: write &{key}"))),
+    }
+}
+
+/// Whether `text/plain` is asked for before JSON, by order. Weights are passed over: nobody sends them for this.
+fn prefers_text(accept: &HeaderValue) -> bool {
+    let Ok(accept) = accept.to_str() else { return false };
+    accept.split(',').map(|one| one.split(';').next().unwrap_or("").trim()).find_map(|one| match one {
+        "text/plain" => Some(true),
+        "application/json" | "*/*" | "text/html" => Some(false),
+        _ => None,
+    }) == Some(true)
+}
+
+/// The answer to `/new` itself: the shortest way, and the same bytes as [`ids`] writes.
+#[inline]
+pub fn one(id: u64, wanted: Wanted) -> HttpResponse {
+    let mut body = Vec::with_capacity(64);
+    let mut number = itoa::Buffer::new();
+    if wanted.is_text {
+        body.extend_from_slice(number.format(id).as_bytes());
+    } else {
+        body.extend_from_slice(b"{\"code\":0,\"msg\":\"ok\",\"data\":{\"id\":");
+        put_id(&mut body, id, wanted.is_strings);
+        body.extend_from_slice(b"}}");
+    }
+    respond(body, wanted.is_text)
+}
+
+/// The answer with many ids, or with ranges of them.
+pub fn ids(blocks: &[Block], wanted: Wanted) -> HttpResponse {
+    let is_ranges = matches!(wanted.shape, Shape::Ranges(_));
+    let count: u64 = if is_ranges { blocks.len() as u64 } else { blocks.iter().map(|block| block.len()).sum() };
+    // At most limits.batch ids; 20 digits and a few signs each.
+    let mut body = Vec::with_capacity(64 + usize::try_from(count).unwrap_or(0) * if is_ranges { 64 } else { 24 });
+    if wanted.is_text {
+        put_lines(&mut body, blocks, is_ranges);
+    } else {
+        body.extend_from_slice(b"{\"code\":0,\"msg\":\"ok\",\"data\":{\"");
+        body.extend_from_slice(if is_ranges { b"ranges\":[" } else { b"ids\":[" });
+        let first = body.len();
+        for block in blocks {
+            if is_ranges {
+                body.extend_from_slice(if body.len() == first { b"{\"first\":" } else { b",{\"first\":" });
+                put_id(&mut body, block.start(), wanted.is_strings);
+                body.extend_from_slice(b",\"last\":");
+                put_id(&mut body, block.last(), wanted.is_strings);
+                body.push(b'}');
+            } else {
+                for id in block.start()..block.end() {
+                    if body.len() > first {
+                        body.push(b',');
+                    }
+                    put_id(&mut body, id, wanted.is_strings);
+                }
+            }
+        }
+        body.extend_from_slice(b"]}}");
+    }
+    respond(body, wanted.is_text)
+}
+
+fn put_lines(body: &mut Vec<u8>, blocks: &[Block], is_ranges: bool) {
+    let mut number = itoa::Buffer::new();
+    for block in blocks {
+        if is_ranges {
+            body.extend_from_slice(number.format(block.start()).as_bytes());
+            body.push(b'-');
+            body.extend_from_slice(number.format(block.last()).as_bytes());
+            body.push(b'\n');
+        } else {
+            for id in block.start()..block.end() {
+                body.extend_from_slice(number.format(id).as_bytes());
+                body.push(b'\n');
+            }
+        }
+    }
+}
+
+#[inline]
+fn put_id(body: &mut Vec<u8>, id: u64, is_string: bool) {
+    let mut number = itoa::Buffer::new();
+    let digits = number.format(id).as_bytes();
+    if is_string {
+        body.push(b'"');
+        body.extend_from_slice(digits);
+        body.push(b'"');
+    } else {
+        body.extend_from_slice(digits);
+    }
+}
+
+#[inline]
+fn respond(body: Vec<u8>, is_text: bool) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    no_store(&mut response);
+    response.insert_header(if is_text { TEXT } else { JSON }).body(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::MessageBody;
+
+    use super::*;
+
+    fn wanted(query: &str) -> Result<Wanted, Refusal> {
+        Wanted::read(query, &HeaderMap::new(), &Limits::default())
+    }
+
+    fn body(response: HttpResponse) -> String {
+        assert_eq!(response.headers().get(header::CACHE_CONTROL).unwrap(), "no-store");
+        String::from_utf8(response.into_body().try_into_bytes().unwrap().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn queries() {
+        let plain = Wanted { shape: Shape::Id, is_text: false, is_strings: false };
+        for (query, expected) in [
+            ("", plain),
+            ("_=1699999999&x", plain),
+            ("strings", Wanted { is_strings: true, ..plain }),
+            ("count=1", Wanted { shape: Shape::Ids(1), ..plain }),
+            ("count=10000&strings=true", Wanted { shape: Shape::Ids(10_000), is_strings: true, ..plain }),
+            ("count=1000000&ranges", Wanted { shape: Shape::Ranges(1_000_000), ..plain }),
+            ("ranges&count=5", Wanted { shape: Shape::Ranges(5), ..plain }),
+            ("ranges", Wanted { shape: Shape::Ranges(1), ..plain }),
+        ] {
+            assert_eq!(wanted(query), Ok(expected), "{query}");
+        }
+        for query in
+            ["count=0", "count=-1", "count=1000000000000", "count=abc", "count=", "count", "count=1.5", "count=10001"]
+        {
+            let refusal = wanted(query).unwrap_err();
+            assert_eq!(refusal.status, StatusCode::BAD_REQUEST, "{query}");
+            assert!(refusal.what.contains("from 1 to 10000"), "{query} said: {}", refusal.what);
+        }
+        assert!(wanted("count=1000001&ranges").unwrap_err().what.contains("from 1 to 1000000"));
+        assert!(wanted("count=1&count=2").unwrap_err().what.contains("twice"));
+        assert!(wanted("count=1&ranges=maybe").unwrap_err().what.contains("takes no value"));
+    }
+
+    #[test]
+    fn text_is_answered_where_it_is_asked_for_first() {
+        for (accept, is_text) in [
+            ("text/plain", true),
+            ("text/plain; charset=utf-8, */*;q=0.5", true),
+            ("*/*", false),
+            ("application/json, text/plain, */*", false),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", false),
+        ] {
+            assert_eq!(prefers_text(&HeaderValue::from_static(accept)), is_text, "{accept}");
+        }
+    }
+
+    #[test]
+    fn bodies() {
+        let json = wanted("").unwrap();
+        assert_eq!(body(one(101, json)), r#"{"code":0,"msg":"ok","data":{"id":101}}"#);
+        assert_eq!(
+            body(one(9_007_199_254_740_993, wanted("strings").unwrap())),
+            r#"{"code":0,"msg":"ok","data":{"id":"9007199254740993"}}"#
+        );
+        assert_eq!(body(one(101, Wanted { is_text: true, ..json })), "101");
+
+        let blocks = [Block::new(101, 103).unwrap(), Block::new(301, 302).unwrap()];
+        for (query, expected, text) in [
+            ("count=3", r#"{"ids":[101,102,301]}"#, "101\n102\n301\n"),
+            ("count=3&strings", r#"{"ids":["101","102","301"]}"#, "101\n102\n301\n"),
+            (
+                "count=3&ranges",
+                r#"{"ranges":[{"first":101,"last":102},{"first":301,"last":301}]}"#,
+                "101-102\n301-301\n",
+            ),
+            (
+                "count=3&ranges&strings",
+                r#"{"ranges":[{"first":"101","last":"102"},{"first":"301","last":"301"}]}"#,
+                "101-102\n301-301\n",
+            ),
+        ] {
+            let wanted = wanted(query).unwrap();
+            assert_eq!(body(ids(&blocks, wanted)), format!(r#"{{"code":0,"msg":"ok","data":{expected}}}"#), "{query}");
+            assert_eq!(body(ids(&blocks, Wanted { is_text: true, ..wanted })), text, "{query}");
+        }
+    }
+
+    #[test]
+    fn errors_have_the_same_keys_and_are_escaped() {
+        let refusal = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, what: "a \"b\"\n".into() };
+        let response = refusal.respond();
+        assert_eq!(response.headers().get(header::RETRY_AFTER).unwrap(), "1");
+        assert_eq!(body(response), r#"{"code":-503,"msg":"a \"b\"\n","data":null}"#);
+        let exhausted = Refusal::from(TakeError::Exhausted("used up".into())).respond();
+        assert_eq!(exhausted.status(), 507);
+        assert!(exhausted.headers().get(header::RETRY_AFTER).is_none(), "no retry helps");
+    }
+}

@@ -1,0 +1,31 @@
+//! What is asked by machines that watch: `/livez`, `/readyz`, `/metrics`. None of them touches the store.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use actix_web::{HttpResponse, web};
+
+use super::Worker;
+use super::answer::{Refusal, message};
+use crate::metrics::Route;
+
+/// 200 as long as the process answers at all.
+pub async fn livez(worker: web::Data<Worker>) -> HttpResponse {
+    worker.counted(Route::Livez, message(HttpResponse::Ok(), 0, "alive"))
+}
+
+/// 200 if ids can be asked for here, else 503 and why not.
+pub async fn readyz(worker: web::Data<Worker>) -> HttpResponse {
+    let response = match worker.service.readiness() {
+        Ok(ready) => message(HttpResponse::Ok(), 0, &ready),
+        Err(why) => Refusal { status: StatusCode::SERVICE_UNAVAILABLE, what: format!("not ready: {why}") }.respond(),
+    };
+    worker.counted(Route::Readyz, response)
+}
+
+/// What Prometheus scrapes.
+pub async fn metrics(worker: web::Data<Worker>) -> HttpResponse {
+    const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let service = &worker.service;
+    let text = service.metrics.render(&service.sequences.samples(), service.readiness().is_ok());
+    worker.counted(Route::Metrics, HttpResponse::Ok().insert_header((CONTENT_TYPE, FORMAT)).body(text))
+}

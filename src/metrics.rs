@@ -1,0 +1,328 @@
+//! All metrics and their help texts.
+//!
+//! What always holds: the hot path writes none of them but one counter of its own worker ([`ResponseCounts`]). What was
+//! handed out and what is held is read from the cursors when somebody scrapes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_utils::CachePadded;
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// From half a millisecond, a local database's commit, to the time-outs of a lease's statements.
+const LEASE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Which handler answered; the label `route`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Route {
+    New,
+    NewSequence,
+    Metrics,
+    Livez,
+    Readyz,
+    /// All that has no handler.
+    Other,
+}
+
+impl Route {
+    const ALL: [(Self, &str); 6] = [
+        (Self::New, "/new"),
+        (Self::NewSequence, "/new/{sequence}"),
+        (Self::Metrics, "/metrics"),
+        (Self::Livez, "/livez"),
+        (Self::Readyz, "/readyz"),
+        (Self::Other, "other"),
+    ];
+}
+
+/// The statuses that are answered; the label `status`. Whatever else there may be is counted under the last.
+const STATUSES: [(u16, &str); 8] =
+    [(200, "200"), (204, "204"), (400, "400"), (404, "404"), (405, "405"), (503, "503"), (507, "507"), (0, "other")];
+
+/// One worker's responses by route and status: nobody else writes it, so that counting costs the hot path no more
+/// than an add to a cache line that it owns.
+#[derive(Debug, Default)]
+pub struct ResponseCounts(CachePadded<[[AtomicU64; STATUSES.len()]; Route::ALL.len()]>);
+
+impl ResponseCounts {
+    /// Counts one response.
+    #[inline]
+    pub fn count(&self, route: Route, status: u16) {
+        let column = STATUSES.iter().position(|&(known, _)| known == status).unwrap_or(STATUSES.len() - 1);
+        // Relaxed: a plain counter; a scrape may miss what is being counted just now.
+        self.0[route as usize][column].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A sequence as a scrape finds it.
+#[derive(Clone, Debug)]
+pub struct SequenceSample {
+    /// Its name.
+    pub sequence: String,
+    /// Ids handed out since the start.
+    pub handed_out: u64,
+    /// Ids in memory.
+    pub held: u64,
+    /// Seconds that they last at the rate of now; infinite when idle.
+    pub runway_seconds: f64,
+    /// Ids in the current segment, when it became the current one.
+    pub block_size: u64,
+    /// Requests that wait for ids.
+    pub waiters: u64,
+    /// How much of the ids that the sequence can ever have is leased, 0 to 1.
+    pub capacity_used: f64,
+}
+
+/// The metrics of a process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    leases: IntCounterVec,
+    lease_seconds: HistogramVec,
+    last_lease: GaugeVec,
+    leased_ids: IntCounterVec,
+    lost_ids: IntCounterVec,
+    is_ready: IntGauge,
+    scraped: Mutex<Scraped>,
+}
+
+/// What is filled in at a scrape; locked, so that two scrapes don't mix.
+#[derive(Debug)]
+struct Scraped {
+    ids: IntCounterVec,
+    held: IntGaugeVec,
+    runway: GaugeVec,
+    block_size: IntGaugeVec,
+    waiters: IntGaugeVec,
+    capacity_used: GaugeVec,
+    responses: IntCounterVec,
+    workers: Vec<Arc<ResponseCounts>>,
+}
+
+impl Metrics {
+    /// Registers all metrics, those of the process among them.
+    ///
+    /// # Panics
+    /// If a name or label below is not allowed or used twice: any test that makes one finds that.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels).expect("the name and labels are allowed");
+            register(&registry, vec)
+        };
+        let gauges = |name: &str, help: &str| {
+            let vec = GaugeVec::new(Opts::new(name, help), &["sequence"]).expect("the name and label are allowed");
+            register(&registry, vec)
+        };
+        let int_gauges = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntGaugeVec::new(Opts::new(name, help), labels).expect("the name and labels are allowed");
+            register(&registry, vec)
+        };
+        int_gauges("seqsvr_build_info", "Always 1; the label says which version runs.", &["version"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        let lease_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "seqsvr_lease_duration_seconds",
+                "How long a lease took, from asking for a connection to the last reply, successful or not.",
+            )
+            .buckets(LEASE_SECONDS.to_vec()),
+            &["sequence"],
+        )
+        .expect("the name and label are allowed");
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("no name is used twice");
+        Self {
+            leases: counters(
+                "seqsvr_leases_total",
+                "Leases by outcome: ok; conflict (lost against another transaction, tried again at once); unavailable \
+                 (database away, slow or read-only); misconfigured (a person must change something); regressed (the \
+                 store's counter may have gone back: nothing is leased); exhausted; panic.",
+                &["sequence", "outcome"],
+            ),
+            lease_seconds: register(&registry, lease_seconds),
+            last_lease: gauges(
+                "seqsvr_last_lease_timestamp_seconds",
+                "When the last lease succeeded, in seconds since 1970 by this machine's clock.",
+            ),
+            leased_ids: counters(
+                "seqsvr_ids_leased_total",
+                "Ids that were leased from the store, handed out or not.",
+                &["sequence"],
+            ),
+            lost_ids: counters(
+                "seqsvr_ids_lost_total",
+                "Leased ids that will never be handed out, by reason: batch_timeout (the first part of a batch whose \
+                 rest did not come in time, or whose client left), shutdown, discarded (not fit to be appended).",
+                &["sequence", "reason"],
+            ),
+            is_ready: int_gauges("seqsvr_ready", "1 while /readyz says ready, 0 while it does not.", &[])
+                .with_label_values(&[] as &[&str]),
+            scraped: Mutex::new(Scraped {
+                ids: counters("seqsvr_ids_total", "Ids handed out, from the cursors.", &["sequence"]),
+                held: int_gauges("seqsvr_ids_held", "Ids in memory, leased and not handed out.", &["sequence"]),
+                runway: gauges(
+                    "seqsvr_runway_seconds",
+                    "How long the ids in memory last at the rate of now; +Inf when idle. Below the configured \
+                     refill.runway, an outage of the database is noticed sooner.",
+                ),
+                block_size: int_gauges(
+                    "seqsvr_block_size_ids",
+                    "Ids in the segment that is being handed out, when it became the current one.",
+                    &["sequence"],
+                ),
+                waiters: int_gauges("seqsvr_waiters", "Requests that wait for ids just now.", &["sequence"]),
+                capacity_used: gauges(
+                    "seqsvr_capacity_used_ratio",
+                    "How much of the ids that the sequence can ever have is leased (0 to 1); on generator_table the \
+                     auto-increment column is what ends.",
+                ),
+                responses: counters(
+                    "seqsvr_http_responses_total",
+                    "HTTP responses by route and status. Requests that are not HTTP at all are not among them.",
+                    &["route", "status"],
+                ),
+                workers: Vec::new(),
+            }),
+            registry,
+        }
+    }
+
+    /// Makes the series of `sequence` appear at 0, so that the first increase is seen as one.
+    pub fn announce(&self, sequence: &str) {
+        for outcome in ["ok", "conflict", "unavailable", "misconfigured", "regressed", "exhausted", "panic"] {
+            self.leases.with_label_values(&[sequence, outcome]);
+        }
+        for reason in ["batch_timeout", "shutdown", "discarded"] {
+            self.lost_ids.with_label_values(&[sequence, reason]);
+        }
+        self.leased_ids.with_label_values(&[sequence]);
+    }
+
+    /// Counts a lease that took `took`; of `ids` ids where it worked.
+    pub fn lease(&self, sequence: &str, outcome: &str, took: Duration, ids: u64) {
+        self.leases.with_label_values(&[sequence, outcome]).inc();
+        self.lease_seconds.with_label_values(&[sequence]).observe(took.as_secs_f64());
+        if outcome == "ok" {
+            self.leased_ids.with_label_values(&[sequence]).inc_by(ids);
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.last_lease.with_label_values(&[sequence]).set(now.as_secs_f64());
+        }
+    }
+
+    /// Counts leased ids that will never be handed out.
+    pub fn lost(&self, sequence: &str, reason: &str, ids: u64) {
+        self.lost_ids.with_label_values(&[sequence, reason]).inc_by(ids);
+    }
+
+    /// The counter of one more HTTP worker.
+    pub fn worker(&self) -> Arc<ResponseCounts> {
+        let counts = Arc::new(ResponseCounts::default());
+        self.scraped.lock().unwrap_or_else(PoisonError::into_inner).workers.push(counts.clone());
+        counts
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, samples: &[SequenceSample], is_ready: bool) -> Vec<u8> {
+        self.is_ready.set(is_ready.into());
+        let scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        scraped.fill(samples);
+        let mut text = Vec::with_capacity(16 << 10);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("writing to a Vec");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scraped {
+    fn fill(&self, samples: &[SequenceSample]) {
+        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        for sample in samples {
+            let label = &[sample.sequence.as_str()];
+            set(&self.ids.with_label_values(label), sample.handed_out);
+            self.held.with_label_values(label).set(gauge(sample.held));
+            self.runway.with_label_values(label).set(sample.runway_seconds);
+            self.block_size.with_label_values(label).set(gauge(sample.block_size));
+            self.waiters.with_label_values(label).set(gauge(sample.waiters));
+            self.capacity_used.with_label_values(label).set(sample.capacity_used);
+        }
+        for (route, route_label) in Route::ALL {
+            for (column, (_, status_label)) in STATUSES.iter().enumerate() {
+                let sum =
+                    self.workers.iter().map(|worker| worker.0[route as usize][column].load(Ordering::Relaxed)).sum();
+                if sum > 0 {
+                    set(&self.responses.with_label_values(&[route_label, status_label]), sum);
+                }
+            }
+        }
+    }
+}
+
+/// Brings a counter up to a total that is kept elsewhere and never falls.
+fn set(counter: &prometheus::IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+    registry.register(Box::new(collector.clone())).expect("no name is used twice");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_has_what_was_counted_and_explains_it() {
+        let metrics = Metrics::new();
+        metrics.announce("default");
+        let (one, two) = (metrics.worker(), metrics.worker());
+        one.count(Route::New, 200);
+        two.count(Route::New, 200);
+        two.count(Route::Other, 418);
+        metrics.lease("default", "ok", Duration::from_millis(3), 100);
+        let sample = SequenceSample {
+            sequence: "default".into(),
+            handed_out: 40,
+            held: 60,
+            runway_seconds: f64::INFINITY,
+            block_size: 100,
+            waiters: 0,
+            capacity_used: 0.25,
+        };
+        metrics.render(std::slice::from_ref(&sample), false);
+        let text = String::from_utf8(metrics.render(&[sample], true)).unwrap();
+        for line in [
+            "seqsvr_ids_total{sequence=\"default\"} 40",
+            "seqsvr_ids_held{sequence=\"default\"} 60",
+            "seqsvr_runway_seconds{sequence=\"default\"} +Inf",
+            "seqsvr_capacity_used_ratio{sequence=\"default\"} 0.25",
+            "seqsvr_http_responses_total{route=\"/new\",status=\"200\"} 2",
+            "seqsvr_http_responses_total{route=\"other\",status=\"other\"} 1",
+            "seqsvr_leases_total{outcome=\"ok\",sequence=\"default\"} 1",
+            "seqsvr_leases_total{outcome=\"panic\",sequence=\"default\"} 0",
+            "seqsvr_ready 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+        }
+        for name in ["seqsvr_build_info", "seqsvr_lease_duration_seconds_bucket", "process_resident_memory_bytes"] {
+            assert!(text.contains(name), "no {name} in\n{text}");
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            assert!(name.starts_with("seqsvr_") || name.starts_with("process_"), "{line}");
+        }
+    }
+}

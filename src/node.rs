@@ -1,0 +1,239 @@
+//! What a node is and remembers: its identity, the store it leased from, and its high-water marks.
+//!
+//! All of it is in `node.json` in the data directory, written whole to a new file and renamed. Losing it costs a guard,
+//! never an id. One process holds the directory (a locked file); another goes on with an identity of its own and
+//! remembers nothing.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+const FILE: &str = "node.json";
+const LOCK: &str = "node.lock";
+
+/// Why the data directory can't be used.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// It can't be made, read or written.
+    #[error("data_dir {}: {why}. Make it writable for this user, or name another folder as data_dir", dir.display())]
+    Unusable {
+        /// The folder.
+        dir: PathBuf,
+        /// The system's reason.
+        why: io::Error,
+    },
+    /// What the node remembers can't be understood.
+    #[error("{}: {why}. If the file is broken, remove it: the node then forgets which store it leased from and its \
+             high-water marks, which are guards and not ids", file.display())]
+    Broken {
+        /// The file.
+        file: PathBuf,
+        /// The parser's reason.
+        why: serde_json::Error,
+    },
+}
+
+/// The node leased from another store before.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "this node leased its ids from another store before (store_id {remembered}, this one {found}). Another store counts \
+     on its own and may repeat ids. If the configuration is wrong (another host, database or data_dir), correct it; if \
+     the change is meant and the new store's ids begin past the old ones, run `seqsvr adopt`"
+)]
+pub struct AnotherStore {
+    remembered: String,
+    found: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    node: Uuid,
+    #[serde(default)]
+    store_id: Option<String>,
+    /// Sequence name -> the largest block end leased (exclusive).
+    #[serde(default)]
+    high_water_marks: BTreeMap<String, u64>,
+}
+
+/// This node.
+#[derive(Debug)]
+pub struct Node {
+    state: Mutex<State>,
+    /// The directory and its lock, where this process holds it.
+    home: Option<(PathBuf, File)>,
+}
+
+#[derive(Debug)]
+struct State {
+    remembered: Remembered,
+    is_saved: bool,
+}
+
+impl Node {
+    /// Opens `dir`, which is made where it is missing. Where another process holds it, the node gets an identity of
+    /// its own and [`is_remembered`](Self::is_remembered) says `false`.
+    pub fn open(dir: &Path) -> Result<Self, NodeError> {
+        let unusable = |why| NodeError::Unusable { dir: dir.to_owned(), why };
+        fs::create_dir_all(dir).map_err(unusable)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Self::forgetful()),
+            Err(TryLockError::Error(why)) => return Err(unusable(why)),
+        }
+        let file = dir.join(FILE);
+        let remembered = match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|why| NodeError::Broken { file, why })?,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Remembered::new(),
+            Err(why) => return Err(unusable(why)),
+        };
+        let node =
+            Self { state: Mutex::new(State { remembered, is_saved: false }), home: Some((dir.to_owned(), lock)) };
+        node.save().map_err(unusable)?;
+        Ok(node)
+    }
+
+    /// A node without a directory.
+    pub fn forgetful() -> Self {
+        Self { state: Mutex::new(State { remembered: Remembered::new(), is_saved: true }), home: None }
+    }
+
+    /// Whether the identity and the marks outlive this process.
+    pub fn is_remembered(&self) -> bool {
+        self.home.is_some()
+    }
+
+    /// The node's own random identity.
+    pub fn id(&self) -> Uuid {
+        self.state().remembered.node
+    }
+
+    /// Checks the store's identity, `None` for a store that is still to be made, against the remembered one.
+    pub fn check_store(&self, found: Option<&str>) -> Result<(), AnotherStore> {
+        match &self.state().remembered.store_id {
+            Some(remembered) if found != Some(remembered) => Err(AnotherStore {
+                remembered: remembered.clone(),
+                found: found.unwrap_or("is new and has none yet").to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers the store that is leased from.
+    pub fn remember_store(&self, store_id: &str) {
+        let mut state = self.state();
+        if state.remembered.store_id.as_deref() != Some(store_id) {
+            state.remembered.store_id = Some(store_id.to_owned());
+            state.is_saved = false;
+        }
+    }
+
+    /// Forgets the store and the marks, which are of its ids: what `seqsvr adopt` does.
+    pub fn forget_store(&self) {
+        let mut state = self.state();
+        state.remembered.store_id = None;
+        state.remembered.high_water_marks.clear();
+        state.is_saved = false;
+    }
+
+    /// The largest block end (exclusive) leased of `sequence`; 0 before the first lease.
+    pub fn high_water_mark(&self, sequence: &str) -> u64 {
+        self.state().remembered.high_water_marks.get(sequence).copied().unwrap_or(0)
+    }
+
+    /// Raises the mark of `sequence` to `end` (exclusive); never lowers it.
+    pub fn raise_high_water_mark(&self, sequence: &str, end: u64) {
+        let mut state = self.state();
+        let mark = state.remembered.high_water_marks.entry(sequence.to_owned()).or_default();
+        if *mark < end {
+            *mark = end;
+            state.is_saved = false;
+        }
+    }
+
+    /// Writes what changed since the last call, durably. Blocks on the disk: not for the lease path.
+    pub fn save(&self) -> io::Result<()> {
+        let Some((dir, _)) = &self.home else { return Ok(()) };
+        let remembered = {
+            let mut state = self.state();
+            if std::mem::replace(&mut state.is_saved, true) {
+                return Ok(());
+            }
+            state.remembered.clone()
+        };
+        let written = write(dir, &remembered);
+        if written.is_err() {
+            self.state().is_saved = false;
+        }
+        written
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each method leaves the state whole at every step, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Remembered {
+    fn new() -> Self {
+        Self { node: Uuid::new_v4(), ..Self::default() }
+    }
+}
+
+fn write(dir: &Path, remembered: &Remembered) -> io::Result<()> {
+    let new = dir.join(format!("{FILE}.new"));
+    let mut file = File::create(&new)?;
+    file.write_all(&serde_json::to_vec_pretty(remembered)?)?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(FILE))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers_across_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::open(dir.path()).unwrap();
+        let id = node.id();
+        node.remember_store("a");
+        node.raise_high_water_mark("default", 201);
+        node.raise_high_water_mark("default", 101);
+        node.save().unwrap();
+        drop(node);
+
+        let node = Node::open(dir.path()).unwrap();
+        assert_eq!((node.id(), node.high_water_mark("default")), (id, 201));
+        assert_eq!(node.check_store(Some("a")), Ok(()));
+        assert!(node.check_store(Some("b")).unwrap_err().to_string().contains("seqsvr adopt"));
+        assert!(node.check_store(None).is_err(), "a new store is another one");
+        node.forget_store();
+        assert_eq!((node.check_store(Some("b")), node.high_water_mark("default")), (Ok(()), 0));
+    }
+
+    #[test]
+    fn a_second_process_gets_an_identity_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (Node::open(dir.path()).unwrap(), Node::open(dir.path()).unwrap());
+        assert!(first.is_remembered() && !second.is_remembered());
+        assert_ne!(first.id(), second.id());
+    }
+
+    #[test]
+    fn a_broken_or_unusable_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        assert!(Node::open(dir.path()).unwrap_err().to_string().contains("node.json"));
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(Node::open(&file).unwrap_err().to_string().contains("data_dir"));
+    }
+}

@@ -1,0 +1,172 @@
+//! The background work that leases blocks before the ones in memory run out.
+//!
+//! One task a sequence, so that it has at most one lease in flight. It is woken by thresholds, promotions and waiting
+//! requests, and looks every second all the same: a lost wake-up costs a second, not a stall. Whatever a lease does, an
+//! error or a panic, the task goes on, with pauses that grow to two seconds.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::metrics::Metrics;
+use crate::segment::Block;
+use crate::sequence::Sequence;
+use crate::store::guard::Guard;
+use crate::store::{ErrorKind, StoreError};
+
+pub mod policy;
+use policy::{Backoff, Facts, Policy, Rate};
+
+/// How often it looks without being woken.
+const TICK: Duration = Duration::from_secs(1);
+
+/// No lease may take longer, whatever its store's own time-outs add up to.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The refill of one sequence.
+pub struct Refill {
+    /// Whose ids it leases.
+    pub sequence: Arc<Sequence>,
+    /// From where.
+    pub store: Arc<Guard>,
+    /// When and how much.
+    pub policy: Policy,
+    /// Where leases are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How the task stands, for who starts and stops the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// No lease has ended yet.
+    Starting,
+    /// The first lease worked.
+    Leased,
+    /// No lease has worked yet; this is what the last one failed with.
+    Failing(ErrorKind, String),
+}
+
+enum Outcome {
+    Leased(Vec<Block>),
+    Failed(StoreError),
+    Panicked(String),
+}
+
+impl Refill {
+    /// Leases until `stop` says so (or its sender is gone); a lease in flight is then given up, which leaves a gap.
+    /// Reports to `progress` until the first lease worked.
+    pub async fn run(self, progress: watch::Sender<Progress>, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.lease_for_ever(&progress) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn lease_for_ever(&self, progress: &watch::Sender<Progress>) {
+        let started = Instant::now();
+        let (mut rate, mut backoff) = (Rate::default(), Backoff::default());
+        loop {
+            if let Some(want) = self.want(&mut rate, started.elapsed()) {
+                match self.lease(want).await {
+                    Outcome::Leased(blocks) => {
+                        self.recovered();
+                        self.sequence.append(&blocks);
+                        backoff.reset();
+                        progress.send_if_modified(|progress| {
+                            std::mem::replace(progress, Progress::Leased) != Progress::Leased
+                        });
+                    }
+                    Outcome::Failed(error) => {
+                        self.failed(&error.what, Some(error.kind));
+                        progress.send_if_modified(|progress| {
+                            let is_first_time = *progress != Progress::Leased;
+                            if is_first_time {
+                                *progress = Progress::Failing(error.kind, error.what);
+                            }
+                            is_first_time
+                        });
+                        sleep(backoff.pause(error.kind == ErrorKind::Conflict, jitter())).await;
+                    }
+                    Outcome::Panicked(what) => {
+                        self.failed(&what, None);
+                        sleep(backoff.pause(false, jitter())).await;
+                    }
+                }
+                continue;
+            }
+            tokio::select! {
+                () = self.sequence.refill_due() => {}
+                () = sleep(TICK) => {}
+            }
+        }
+    }
+
+    /// What the policy says of the sequence as it stands.
+    fn want(&self, rate: &mut Rate, at: Duration) -> Option<NonZeroU64> {
+        let held = self.sequence.snapshot();
+        let (waiters, wanted) = self.sequence.waiting();
+        let rate = rate.observe(held.handed_out, at, waiters > 0);
+        self.sequence.set_rate(rate);
+        self.policy.want(&Facts {
+            held: held.held(),
+            ready_blocks: held.ready_blocks,
+            is_past_mark: held.is_past_mark,
+            rate,
+            wanted,
+        })
+    }
+
+    async fn lease(&self, want: NonZeroU64) -> Outcome {
+        let (store, name) = (self.store.clone(), self.sequence.name().clone());
+        let started = Instant::now();
+        // A task of its own, which catches a panic, and is given up with this future.
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(async move { tokio::time::timeout(LEASE_TIMEOUT, store.lease(&name, want)).await });
+        let outcome = match task.join_next().await {
+            Some(Ok(Ok(Ok(blocks)))) => Outcome::Leased(blocks),
+            Some(Ok(Ok(Err(error)))) => Outcome::Failed(error),
+            Some(Ok(Err(_))) => Outcome::Failed(StoreError::new(
+                ErrorKind::Unavailable,
+                format!("{}: no lease within {} s", self.store.store().describe(), LEASE_TIMEOUT.as_secs()),
+            )),
+            Some(Err(panic)) => Outcome::Panicked(format!("a lease panicked, which is a bug of seqsvr: {panic}")),
+            None => Outcome::Panicked("a lease has vanished, which is a bug of seqsvr".to_owned()),
+        };
+        let (label, ids) = match &outcome {
+            Outcome::Leased(blocks) => ("ok", blocks.iter().map(|block| block.len()).sum()),
+            Outcome::Failed(error) => (error.outcome(), 0),
+            Outcome::Panicked(_) => ("panic", 0),
+        };
+        self.metrics.lease(self.sequence.name().as_str(), label, started.elapsed(), ids);
+        self.sequence.set_capacity_used(self.store.store().capacity_used());
+        outcome
+    }
+
+    /// One line when it begins to fail, and one when it fails in another way.
+    fn failed(&self, what: &str, kind: Option<ErrorKind>) {
+        let is_first = self.sequence.fail(what, kind);
+        if is_first && kind != Some(ErrorKind::Conflict) {
+            tracing::error!("leasing of sequence {} fails, and is tried again: {what}", self.sequence.name());
+        }
+    }
+
+    fn recovered(&self) {
+        let failure = self.sequence.health().failure.clone();
+        if let Some(failure) = failure.filter(|failure| failure.kind != Some(ErrorKind::Conflict)) {
+            let seconds = failure.since.elapsed().as_secs_f64();
+            tracing::info!("leasing of sequence {} works again, after {seconds:.1} s", self.sequence.name());
+        }
+    }
+}
+
+/// A random fraction, 0 to 1, from the standard library's seed of hash maps: good enough to spread the nodes.
+fn jitter() -> f64 {
+    f64::from(u32::try_from(RandomState::new().hash_one(0_u8) >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! The refill against a store that fails on command, in paused time.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::node::Node;
+use crate::sequence::WaitLimits;
+use crate::store::{BlockStore, SequenceName};
+
+/// Leases from 101 on; before that does what it was told, one entry a lease.
+struct Scripted {
+    script: Mutex<VecDeque<Act>>,
+    next: Mutex<u64>,
+    leases: Mutex<Vec<(Instant, u64)>>,
+}
+
+#[derive(Clone, Copy)]
+enum Act {
+    Fail(ErrorKind),
+    Panic,
+    Take(Duration),
+    GoBack,
+}
+
+#[async_trait]
+impl BlockStore for Scripted {
+    async fn lease(&self, _: &SequenceName, want: NonZeroU64, _: u64) -> Result<Vec<Block>, StoreError> {
+        self.leases.lock().unwrap().push((Instant::now(), want.get()));
+        let act = self.script.lock().unwrap().pop_front();
+        match act {
+            Some(Act::Fail(kind)) => return Err(StoreError::new(kind, "as scripted")),
+            Some(Act::Panic) => panic!("as scripted"),
+            Some(Act::Take(time)) => sleep(time).await,
+            Some(Act::GoBack) => *self.next.lock().unwrap() = 101,
+            None => {}
+        }
+        let mut next = self.next.lock().unwrap();
+        let start = *next;
+        *next += want.get();
+        Ok(vec![Block::new(start, *next).unwrap()])
+    }
+    fn capacity_used(&self) -> f64 {
+        0.0
+    }
+    fn describe(&self) -> String {
+        "a script".into()
+    }
+    async fn close(&self) {}
+}
+
+struct Rig {
+    sequence: Arc<Sequence>,
+    store: Arc<Scripted>,
+    metrics: Arc<Metrics>,
+    progress: watch::Receiver<Progress>,
+    _stop: watch::Sender<bool>,
+}
+
+fn rig(script: impl IntoIterator<Item = Act>) -> Rig {
+    let metrics = Arc::new(Metrics::new());
+    let limits = WaitLimits { time: Duration::from_millis(500), waiters: 100 };
+    let sequence = Arc::new(Sequence::new(SequenceName::default(), 0.5, limits, metrics.clone()));
+    let store = Arc::new(Scripted {
+        script: Mutex::new(script.into_iter().collect()),
+        next: Mutex::new(101),
+        leases: Mutex::default(),
+    });
+    let refill = Refill {
+        sequence: sequence.clone(),
+        store: Arc::new(Guard::new(store.clone(), Arc::new(Node::forgetful()))),
+        policy: Policy { step: 100, max_block: 1_000_000, max_held: 1_000_000, runway: Duration::from_secs(60) },
+        metrics: metrics.clone(),
+    };
+    let (reporter, progress) = watch::channel(Progress::Starting);
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(refill.run(reporter, stopped));
+    Rig { sequence, store, metrics, progress, _stop: stop }
+}
+
+impl Rig {
+    fn leases(&self) -> usize {
+        self.store.leases.lock().unwrap().len()
+    }
+
+    fn counted(&self, outcome: &str) -> String {
+        let text = String::from_utf8(self.metrics.render(&[], true)).unwrap();
+        let series = format!("seqsvr_leases_total{{outcome=\"{outcome}\"");
+        text.lines().find(|line| line.starts_with(&series)).unwrap().rsplit(' ').next().unwrap().to_owned()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_at_start_and_then_only_past_the_threshold() {
+    let mut rig = rig([]);
+    rig.progress.wait_for(|progress| *progress == Progress::Leased).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.leases(), 1, "an idle sequence holds one step");
+    for expected in 101..=150 {
+        assert_eq!(rig.sequence.next().await, Ok(expected));
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(rig.leases(), 1);
+    rig.sequence.next().await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(rig.leases(), 2, "the mark is at half of the segment");
+    assert_eq!(rig.sequence.next().await, Ok(152));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_sequence_gets_its_runway_in_few_leases() {
+    let rig = rig([]);
+    for _ in 0..20_000 {
+        rig.sequence.next().await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+    let held = rig.sequence.snapshot().held();
+    assert!((50_000..80_000).contains(&held), "1000 ids a second, a minute of them: {held}");
+    assert!(rig.leases() < 60, "{} leases in 20 s", rig.leases());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_store_is_asked_with_growing_pauses_and_says_why() {
+    let rig = rig(std::iter::repeat_n(Act::Fail(ErrorKind::Unavailable), 20));
+    sleep(Duration::from_secs(10)).await;
+    assert!((7..14).contains(&rig.leases()), "{} leases in 10 s", rig.leases());
+    assert_eq!(*rig.progress.borrow(), Progress::Failing(ErrorKind::Unavailable, "as scripted".into()));
+    let error = rig.sequence.next().await.unwrap_err().to_string();
+    assert!(error.contains("as scripted"), "{error}");
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.sequence.next().await, Ok(101), "and it recovers by itself");
+    assert!(rig.sequence.health().failure.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_tried_again_at_once() {
+    let started = Instant::now();
+    let rig = rig(std::iter::repeat_n(Act::Fail(ErrorKind::Conflict), 10));
+    assert_eq!(rig.sequence.next().await, Ok(101));
+    assert!(started.elapsed() < Duration::from_millis(210), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_counted_and_does_not_end_the_refill() {
+    let rig = rig([Act::Panic, Act::Panic]);
+    assert_eq!(rig.sequence.next().await, Ok(101));
+    assert_eq!(rig.counted("panic"), "2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_hangs_is_given_up() {
+    let rig = rig([Act::Take(Duration::from_secs(3600))]);
+    sleep(LEASE_TIMEOUT + Duration::from_secs(1)).await;
+    assert_eq!(rig.sequence.next().await, Ok(101));
+    assert_eq!(rig.counted("unavailable"), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_counter_that_went_back_hands_nothing_out() {
+    let rig = rig([]);
+    for expected in 101..=140 {
+        assert_eq!(rig.sequence.next().await, Ok(expected));
+    }
+    rig.store.script.lock().unwrap().push_back(Act::GoBack);
+    let mut last = 140;
+    while let Ok(id) = rig.sequence.next().await {
+        assert!(id > last, "{id} after {last}");
+        last = id;
+        if last > 1_000 {
+            break;
+        }
+    }
+    assert_ne!(rig.counted("regressed"), "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_batch_gets_a_lease_of_its_size() {
+    let rig = rig([]);
+    let blocks = rig.sequence.take(5_000).await.unwrap();
+    assert_eq!(blocks.iter().map(|block| block.len()).sum::<u64>(), 5_000);
+    assert!(rig.leases() <= 3, "{} leases", rig.leases());
+}

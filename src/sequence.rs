@@ -1,0 +1,455 @@
+//! One sequence: an id, a batch, and the bounded wait for them when none is in memory.
+//!
+//! What always holds: a request that is refused gets no id, and one that is answered gets each id to itself. Waiting is
+//! bounded in time and in number.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::buffer::{Buffer, Dry, Refused, Snapshot};
+use crate::metrics::{Metrics, SequenceSample};
+use crate::segment::{Block, Taken, push_joined};
+use crate::store::{ErrorKind, SequenceName};
+
+/// Why a request got no id.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TakeError {
+    /// None came in time.
+    #[error("no id within {} ms: {why}", waited.as_millis())]
+    TimedOut {
+        /// How long it waited.
+        waited: Duration,
+        /// What the refill last failed with.
+        why: String,
+    },
+    /// Too many wait already.
+    #[error("{limit} requests wait for ids already (limits.waiters): {why}")]
+    TooManyWaiters {
+        /// `limits.waiters`.
+        limit: u64,
+        /// What the refill last failed with.
+        why: String,
+    },
+    /// The sequence has no more ids; trying again does not help.
+    #[error("{0}")]
+    Exhausted(String),
+    /// The node is shutting down.
+    #[error("this node is shutting down: ask another one")]
+    Draining,
+}
+
+/// How long and how many requests wait.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitLimits {
+    /// How long one waits.
+    pub time: Duration,
+    /// How many wait at once.
+    pub waiters: u64,
+}
+
+/// How the refill of a sequence fares: what readiness and errors print.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Whether a lease ever worked.
+    pub has_leased: bool,
+    /// The failure that the last lease ended in.
+    pub failure: Option<Failure>,
+}
+
+/// A refill that fails.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Since when.
+    pub since: Instant,
+    /// What the last lease failed with.
+    pub error: String,
+    /// The kind of it; `None` for a panic.
+    pub kind: Option<ErrorKind>,
+}
+
+/// A sequence of this node.
+#[derive(Debug)]
+pub struct Sequence {
+    name: SequenceName,
+    buffer: Buffer,
+    /// Wakes the refill.
+    refill_due: Notify,
+    limits: WaitLimits,
+    /// Requests that wait, and the ids that they still want. Relaxed: a bound and a hint; no data is behind them.
+    waiters: AtomicU64,
+    wanted: AtomicU64,
+    /// The bits of floats that the refill measures, for people: ids a second, and how much of all ids is leased.
+    /// Relaxed: each stands for itself.
+    rate: AtomicU64,
+    capacity_used: AtomicU64,
+    health: Mutex<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl Sequence {
+    /// A sequence that holds nothing yet. `threshold` is `refill.threshold`.
+    pub fn new(name: SequenceName, threshold: f64, limits: WaitLimits, metrics: Arc<Metrics>) -> Self {
+        metrics.announce(name.as_str());
+        Self {
+            name,
+            buffer: Buffer::new(threshold),
+            refill_due: Notify::new(),
+            limits,
+            waiters: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+            capacity_used: AtomicU64::new(0),
+            health: Mutex::default(),
+            metrics,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &SequenceName {
+        &self.name
+    }
+
+    /// One id. From memory without a wait, a lock or a system call; waits only when there is none.
+    #[inline]
+    pub async fn next(&self) -> Result<u64, TakeError> {
+        match self.buffer.take_one() {
+            Ok(taken) => {
+                self.after(taken);
+                Ok(taken.ids.start())
+            }
+            Err(dry) => self.wait_for_one(dry).await,
+        }
+    }
+
+    #[cold]
+    async fn wait_for_one(&self, dry: Dry) -> Result<u64, TakeError> {
+        let mut batch = Batch::new(self);
+        self.wait_for(dry, &mut batch, 1).await?;
+        Ok(batch.finish()[0].start())
+    }
+
+    /// `count` ids (1 to 2^32), in rising blocks. Takes what is there and goes on with what comes; if not all come in
+    /// time, those taken are lost.
+    pub async fn take(&self, count: u64) -> Result<Vec<Block>, TakeError> {
+        let mut batch = Batch::new(self);
+        let mut left = count;
+        while left > 0 {
+            match self.buffer.take(left) {
+                Ok(taken) => {
+                    self.after(taken);
+                    left -= batch.add(taken.ids);
+                }
+                Err(dry) => {
+                    self.wait_for(dry, &mut batch, left).await?;
+                    left = 0;
+                }
+            }
+        }
+        Ok(batch.finish())
+    }
+
+    #[inline]
+    fn after(&self, taken: Taken) {
+        if taken.refill_due {
+            self.refill_due.notify_one();
+        }
+    }
+
+    /// Adds `want` more ids to `batch`, waiting for them within the limits. `dry` is what the last take said.
+    async fn wait_for(&self, dry: Dry, batch: &mut Batch<'_>, want: u64) -> Result<(), TakeError> {
+        if dry != Dry::Empty {
+            return Err(self.refusal(dry));
+        }
+        let Some(mut waiting) = Waiting::enter(self, want) else {
+            return Err(TakeError::TooManyWaiters { limit: self.limits.waiters, why: self.why_dry() });
+        };
+        self.refill_due.notify_one();
+        let all = async {
+            while waiting.wanted > 0 {
+                let taken = self.buffer.take_or_wait(waiting.wanted).await?;
+                self.after(taken);
+                waiting.got(batch.add(taken.ids));
+            }
+            Ok(())
+        };
+        match timeout(self.limits.time, all).await {
+            Ok(done) => done.map_err(|dry| self.refusal(dry)),
+            Err(_) => Err(TakeError::TimedOut { waited: self.limits.time, why: self.why_dry() }),
+        }
+    }
+
+    fn refusal(&self, dry: Dry) -> TakeError {
+        match dry {
+            Dry::Sealed => TakeError::Draining,
+            Dry::Exhausted => TakeError::Exhausted(self.why_dry()),
+            Dry::Empty => TakeError::TimedOut { waited: Duration::ZERO, why: self.why_dry() },
+        }
+    }
+
+    fn why_dry(&self) -> String {
+        match &self.health().failure {
+            Some(failure) => failure.error.clone(),
+            None => "ids are asked for faster than they can be leased".to_owned(),
+        }
+    }
+
+    /// How the refill fares.
+    pub fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is held.
+    pub fn snapshot(&self) -> Snapshot {
+        self.buffer.snapshot()
+    }
+
+    /// Requests that wait, and the ids that they want.
+    pub fn waiting(&self) -> (u64, u64) {
+        (self.waiters.load(Ordering::Relaxed), self.wanted.load(Ordering::Relaxed))
+    }
+
+    /// How many seconds what is held lasts at the rate that the refill last measured; infinite when idle.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn runway_seconds(&self) -> f64 {
+        let rate = f64::from_bits(self.rate.load(Ordering::Relaxed));
+        if rate > 0.0 { self.snapshot().held() as f64 / rate } else { f64::INFINITY }
+    }
+
+    /// What a scrape finds.
+    pub fn sample(&self) -> SequenceSample {
+        let snapshot = self.snapshot();
+        SequenceSample {
+            sequence: self.name.as_str().to_owned(),
+            handed_out: snapshot.handed_out,
+            held: snapshot.held(),
+            runway_seconds: self.runway_seconds(),
+            block_size: snapshot.current_size,
+            waiters: self.waiting().0,
+            capacity_used: f64::from_bits(self.capacity_used.load(Ordering::Relaxed)),
+        }
+    }
+
+    pub(crate) fn set_rate(&self, rate: f64) {
+        self.rate.store(rate.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_capacity_used(&self, used: f64) {
+        self.capacity_used.store(used.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Ends when the refill should look: a threshold was passed, a block promoted, or a request waits.
+    pub(crate) async fn refill_due(&self) {
+        self.refill_due.notified().await;
+    }
+
+    /// Takes in leased blocks.
+    pub(crate) fn append(&self, blocks: &[Block]) {
+        {
+            let mut health = self.health();
+            health.has_leased = true;
+            health.failure = None;
+        }
+        for block in blocks {
+            match self.buffer.append(*block) {
+                Ok(()) => {}
+                Err(Refused::Sealed) => self.metrics.lost(self.name.as_str(), "shutdown", block.len()),
+                Err(refused) => {
+                    tracing::error!("sequence {}: the leased block {block:?} is discarded: {refused:?}", self.name);
+                    self.metrics.lost(self.name.as_str(), "discarded", block.len());
+                }
+            }
+        }
+    }
+
+    /// Takes in a failed lease; `None` for a panic. Says whether it is the first one in a row.
+    pub(crate) fn fail(&self, error: &str, kind: Option<ErrorKind>) -> bool {
+        let is_first = {
+            let mut health = self.health();
+            let is_first = health.failure.as_ref().is_none_or(|failure| failure.kind != kind);
+            let since = health.failure.as_ref().map_or_else(Instant::now, |failure| failure.since);
+            health.failure = Some(Failure { since, error: error.to_owned(), kind });
+            is_first
+        };
+        // After the reason is there to be read: this wakes who waits for it.
+        if kind == Some(ErrorKind::Exhausted) {
+            self.buffer.exhaust();
+        }
+        is_first
+    }
+
+    /// Ends the handing out. How many ids are lost.
+    pub(crate) fn seal(&self) -> u64 {
+        let ids = self.buffer.seal().iter().map(|block| block.len()).sum();
+        self.metrics.lost(self.name.as_str(), "shutdown", ids);
+        ids
+    }
+}
+
+/// The blocks of one answer. Dropped before [`finish`](Self::finish) (a time-out, or the client left), they are lost.
+struct Batch<'a> {
+    blocks: Vec<Block>,
+    sequence: &'a Sequence,
+}
+
+impl<'a> Batch<'a> {
+    fn new(sequence: &'a Sequence) -> Self {
+        Self { blocks: Vec::new(), sequence }
+    }
+
+    /// Adds a block; how many ids it has.
+    fn add(&mut self, block: Block) -> u64 {
+        push_joined(&mut self.blocks, block);
+        block.len()
+    }
+
+    fn finish(mut self) -> Vec<Block> {
+        std::mem::take(&mut self.blocks)
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let ids: u64 = self.blocks.iter().map(|block| block.len()).sum();
+        if ids > 0 {
+            self.sequence.metrics.lost(self.sequence.name.as_str(), "batch_timeout", ids);
+        }
+    }
+}
+
+/// One request's place among the waiters; given back when dropped.
+struct Waiting<'a> {
+    sequence: &'a Sequence,
+    wanted: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn enter(sequence: &'a Sequence, wanted: u64) -> Option<Self> {
+        let before = sequence.waiters.fetch_add(1, Ordering::Relaxed);
+        if before >= sequence.limits.waiters {
+            sequence.waiters.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        sequence.wanted.fetch_add(wanted, Ordering::Relaxed);
+        Some(Self { sequence, wanted })
+    }
+
+    fn got(&mut self, ids: u64) {
+        self.wanted -= ids;
+        self.sequence.wanted.fetch_sub(ids, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.sequence.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.sequence.wanted.fetch_sub(self.wanted, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: WaitLimits = WaitLimits { time: Duration::from_millis(500), waiters: 2 };
+
+    fn sequence() -> Arc<Sequence> {
+        Arc::new(Sequence::new(SequenceName::default(), 0.5, LIMITS, Arc::new(Metrics::new())))
+    }
+
+    fn block(start: u64, end: u64) -> Block {
+        Block::new(start, end).unwrap()
+    }
+
+    fn lost(sequence: &Sequence) -> String {
+        let text = String::from_utf8(sequence.metrics.render(&[], true)).unwrap();
+        let line = text.lines().find(|line| line.contains("ids_lost") && line.contains("batch_timeout")).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_the_refill_but_not_for_ever() {
+        let sequence = sequence();
+        let started = tokio::time::Instant::now();
+        let error = sequence.next().await.unwrap_err();
+        assert!(matches!(error, TakeError::TimedOut { .. }), "{error}");
+        assert_eq!(started.elapsed(), LIMITS.time);
+
+        let waiting = tokio::spawn({
+            let sequence = sequence.clone();
+            async move { sequence.next().await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(sequence.waiting(), (1, 1));
+        sequence.append(&[block(101, 201)]);
+        assert_eq!(waiting.await.unwrap(), Ok(101));
+        assert_eq!(sequence.waiting(), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_wait() {
+        let sequence = sequence();
+        let asked = |_| {
+            let sequence = sequence.clone();
+            tokio::spawn(async move { sequence.next().await })
+        };
+        let waiting: Vec<_> = (0..2).map(asked).collect();
+        tokio::task::yield_now().await;
+        let started = tokio::time::Instant::now();
+        assert!(matches!(sequence.next().await, Err(TakeError::TooManyWaiters { limit: 2, .. })));
+        assert_eq!(started.elapsed(), Duration::ZERO, "refused at once");
+        for task in waiting {
+            assert!(task.await.unwrap().is_err());
+        }
+        assert_eq!(sequence.waiting(), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_goes_over_blocks_and_a_late_one_is_lost_and_counted() {
+        let sequence = sequence();
+        sequence.append(&[block(10, 13), block(20, 22)]);
+        assert_eq!(sequence.take(4).await, Ok(vec![block(10, 13), block(20, 21)]));
+        let error = sequence.take(3).await.unwrap_err();
+        assert!(matches!(error, TakeError::TimedOut { .. }), "{error}");
+        assert_eq!(lost(&sequence), "1");
+        sequence.append(&[block(30, 40)]);
+        assert_eq!(sequence.next().await, Ok(30), "the lost id is not given to anybody");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_frees_its_place() {
+        let sequence = sequence();
+        sequence.append(&[block(10, 11)]);
+        let task = tokio::spawn({
+            let sequence = sequence.clone();
+            async move { sequence.take(5).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(sequence.waiting(), (1, 4));
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert_eq!(sequence.waiting(), (0, 0));
+        assert_eq!(lost(&sequence), "1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn exhausted_and_draining_are_said_at_once() {
+        let sequence = sequence();
+        let waiting = tokio::spawn({
+            let sequence = sequence.clone();
+            async move { sequence.next().await }
+        });
+        tokio::task::yield_now().await;
+        sequence.fail("used up", Some(ErrorKind::Exhausted));
+        assert_eq!(waiting.await.unwrap(), Err(TakeError::Exhausted("used up".into())));
+        assert_eq!(sequence.next().await, Err(TakeError::Exhausted("used up".into())));
+        sequence.append(&[block(10, 13)]);
+        assert_eq!(sequence.next().await, Ok(10), "the column was widened");
+        assert_eq!(sequence.seal(), 2);
+        assert_eq!(sequence.next().await, Err(TakeError::Draining));
+    }
+}

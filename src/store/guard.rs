@@ -1,0 +1,77 @@
+//! The one place that every lease of every store passes: what comes out of here may be handed out.
+//!
+//! A lease must lie past this node's high-water mark, and its blocks must rise and be few. Else it is discarded, which
+//! leaves a gap, and an alarm says so. What only a store can know (its recorded step, its server, its first ticket) the
+//! store has checked before.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use super::{BlockStore, ErrorKind, MAX_BLOCKS_PER_LEASE, SequenceName, StoreError};
+use crate::node::Node;
+use crate::segment::Block;
+
+/// A store behind its guard.
+pub struct Guard {
+    store: Arc<dyn BlockStore>,
+    node: Arc<Node>,
+}
+
+impl Guard {
+    /// Guards `store` with what `node` remembers.
+    pub fn new(store: Arc<dyn BlockStore>, node: Arc<Node>) -> Self {
+        Self { store, node }
+    }
+
+    /// As [`BlockStore::lease`]; the blocks lie past everything that this node ever leased of the sequence.
+    pub async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
+        let mark = self.node.high_water_mark(sequence.as_str());
+        let blocks = self.store.lease(sequence, want, mark).await?;
+        let end = check(&blocks, mark).map_err(|what| {
+            StoreError::new(
+                ErrorKind::Unsafe,
+                format!(
+                    "{} of sequence {sequence} from {}: discarded, for this node leased up to {mark} before. The store's \
+                     counter went back (a restored backup, a lowered counter, a failover that lost commits), so ids could \
+                     be repeated. Set the counter past every id that was ever handed out",
+                    what,
+                    self.store.describe(),
+                ),
+            )
+        })?;
+        self.node.raise_high_water_mark(sequence.as_str(), end);
+        Ok(blocks)
+    }
+
+    /// The store, for all that is not a lease.
+    pub fn store(&self) -> &dyn BlockStore {
+        &*self.store
+    }
+}
+
+/// The end (exclusive) of the last block, if they rise from `mark` (the first id that may be leased) on.
+fn check(blocks: &[Block], mark: u64) -> Result<u64, String> {
+    if blocks.is_empty() || blocks.len() > MAX_BLOCKS_PER_LEASE {
+        return Err(format!("a lease of {} blocks", blocks.len()));
+    }
+    blocks.iter().try_fold(mark, |end, block| {
+        if block.start() >= end { Ok(block.end()) } else { Err(format!("the leased block {block:?}")) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_must_rise_past_the_mark() {
+        let blocks = |ranges: &[(u64, u64)]| ranges.iter().map(|&(s, e)| Block::new(s, e).unwrap()).collect::<Vec<_>>();
+        assert_eq!(check(&blocks(&[(101, 201)]), 0), Ok(201));
+        assert_eq!(check(&blocks(&[(101, 201), (301, 401)]), 101), Ok(401));
+        assert!(check(&blocks(&[(101, 201)]), 102).is_err(), "one id below the mark");
+        assert!(check(&blocks(&[(301, 401), (101, 201)]), 0).is_err(), "falling");
+        assert!(check(&blocks(&[(101, 201), (200, 301)]), 0).is_err(), "overlapping");
+        assert!(check(&[], 0).is_err());
+        assert!(check(&vec![Block::new(1, 2).unwrap(); MAX_BLOCKS_PER_LEASE + 1], 0).is_err());
+    }
+}

@@ -1,0 +1,241 @@
+//! What every layout on MySQL and MariaDB shares: the pool, time-outs, errors, and who the server is.
+//!
+//! What always holds: every await on the database has a time-out, and a connection is used with `autocommit` on, so
+//! that a statement whose OK has come is committed.
+
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::time::Duration;
+
+use mysql_async::prelude::{FromRow, Queryable};
+use mysql_async::{Conn, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts};
+use tokio::time::timeout;
+
+use super::{ErrorKind, StoreError};
+use crate::config::{DatabaseHost, MySql, SslMode};
+
+pub mod ticket;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One connection works; the second is for the moment in which a broken one is still being closed.
+const MOST_CONNECTIONS: usize = 2;
+
+/// An idle connection is not used again after this: firewalls forget connections, without a word.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What each new connection is set to.
+/// - `autocommit`: a server's `init_connect` may have turned it off.
+/// - `sql_mode`: a number past the column's end must be an error, not a silently smaller number.
+/// - The lock waits end before our statement time-out, so that no statement is left behind on the server.
+const SESSION: &str =
+    "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 3, lock_wait_timeout = 4";
+
+/// The connections to one server.
+struct Server {
+    pool: Pool,
+    /// For people: `MySQL at tcp(localhost:3306), database sequence`. Without the password.
+    described: String,
+}
+
+impl Server {
+    fn new(config: &MySql) -> Self {
+        let constraints = PoolConstraints::new(1, MOST_CONNECTIONS).expect("1 is not above it");
+        let options = OptsBuilder::default()
+            .user(Some(&config.user))
+            .pass((!config.password.expose().is_empty()).then(|| config.password.expose()))
+            .db_name(Some(&config.database))
+            // On, it moves a TCP connection to the socket of whatever server runs on this machine.
+            .prefer_socket(false)
+            .conn_ttl(IDLE_TIMEOUT)
+            .ssl_opts(ssl(config))
+            .init(vec![SESSION])
+            // Two settings that the driver would else ask the server for, one round trip each.
+            .max_allowed_packet(Some(4 << 20))
+            .wait_timeout(Some(28_800))
+            // A reset costs a round trip, and nothing here leaves a state behind in the session.
+            .pool_opts(PoolOpts::default().with_constraints(constraints).with_reset_connection(false));
+        let options = match &config.host {
+            DatabaseHost::Tcp { host, port } => options.ip_or_hostname(host).tcp_port(*port),
+            DatabaseHost::Unix(path) => options.socket(path.to_str()),
+        };
+        Self { pool: Pool::new(options), described: format!("MySQL at {}, database {}", config.host, config.database) }
+    }
+
+    /// A connection of the pool, or a new one.
+    async fn connect(&self) -> Result<Session<'_>, StoreError> {
+        let conn = timeout(CONNECT_TIMEOUT, self.pool.get_conn()).await;
+        match conn {
+            Ok(Ok(conn)) => Ok(Session { conn, server: self }),
+            Ok(Err(error)) => Err(self.failed("connecting", &error)),
+            Err(_) => Err(self.timed_out("connecting", CONNECT_TIMEOUT)),
+        }
+    }
+
+    async fn close(&self) {
+        // Best effort: the server closes what we don't.
+        let _ = timeout(CONNECT_TIMEOUT, self.pool.clone().disconnect()).await;
+    }
+
+    fn timed_out(&self, doing: &str, after: Duration) -> StoreError {
+        StoreError::new(
+            ErrorKind::Unavailable,
+            format!("{}: {doing} took longer than {} s", self.described, after.as_secs()),
+        )
+    }
+
+    fn failed(&self, doing: &str, error: &mysql_async::Error) -> StoreError {
+        let (kind, hint) = match error {
+            mysql_async::Error::Server(error) => classify(error.code),
+            _ => (ErrorKind::Unavailable, ""),
+        };
+        let why = match error {
+            mysql_async::Error::Server(error) => format!("error {}: {}", error.code, error.message),
+            other => other.to_string(),
+        };
+        StoreError::new(kind, format!("{}: {doing}: {why}{hint}", self.described))
+    }
+}
+
+/// What a server's error code means for a lease, and what to add to its message.
+fn classify(code: u16) -> (ErrorKind, &'static str) {
+    match code {
+        // Lock wait time-out, deadlock (also Galera's certification failure, which comes at COMMIT too).
+        1205 | 1213 => (ErrorKind::Conflict, ""),
+        1045 | 1698 => {
+            (ErrorKind::Misconfigured, ". Check mysql.user and mysql.password, and from where the account may log in")
+        }
+        1049 => (ErrorKind::Misconfigured, ". Check mysql.database, or create it: CREATE DATABASE"),
+        1044 | 1142 | 1143 => (ErrorKind::Misconfigured, ". The account lacks a privilege: GRANT it"),
+        _ => (ErrorKind::Unavailable, ""),
+    }
+}
+
+fn ssl(config: &MySql) -> Option<SslOpts> {
+    let checked = |options: SslOpts| match &config.ssl_ca {
+        Some(ca) => options.with_root_certs(vec![Path::to_path_buf(ca).into()]).with_disable_built_in_roots(true),
+        None => options,
+    };
+    match config.ssl_mode {
+        SslMode::Disabled => None,
+        SslMode::Required => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
+        SslMode::VerifyCa => Some(checked(SslOpts::default()).with_danger_skip_domain_validation(true)),
+        SslMode::VerifyIdentity => Some(checked(SslOpts::default())),
+    }
+}
+
+/// A connection in use. Dropped in mid-statement, it is closed and not used again.
+struct Session<'a> {
+    conn: Conn,
+    server: &'a Server,
+}
+
+/// What a statement's own OK packet says.
+struct Done {
+    affected_rows: u64,
+    last_insert_id: Option<NonZeroU64>,
+}
+
+/// A statement that failed: with the server's code, where it was the server that refused it.
+struct Failed {
+    server: Option<mysql_async::ServerError>,
+    error: StoreError,
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+impl Session<'_> {
+    /// Runs a statement without a result.
+    async fn execute(&mut self, sql: &str) -> Result<Done, Failed> {
+        let run = async {
+            let result = self.conn.query_iter(sql).await?;
+            let done = Done {
+                affected_rows: result.affected_rows(),
+                last_insert_id: result.last_insert_id().and_then(NonZeroU64::new),
+            };
+            result.drop_result().await?;
+            Ok(done)
+        };
+        let outcome = timeout(STATEMENT_TIMEOUT, run).await;
+        self.server.finished(sql, outcome)
+    }
+
+    /// Runs a query; its rows.
+    async fn rows<R: FromRow + Send + 'static>(&mut self, sql: &str) -> Result<Vec<R>, Failed> {
+        let outcome = timeout(STATEMENT_TIMEOUT, self.conn.query(sql)).await;
+        self.server.finished(sql, outcome)
+    }
+}
+
+impl Server {
+    fn finished<T>(
+        &self,
+        sql: &str,
+        outcome: Result<mysql_async::Result<T>, tokio::time::error::Elapsed>,
+    ) -> Result<T, Failed> {
+        // The first words are enough to know the statement by.
+        let doing: String = sql.split_whitespace().take(6).collect::<Vec<_>>().join(" ");
+        match outcome {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                let failed = self.failed(&doing, &error);
+                let server = if let mysql_async::Error::Server(server) = error { Some(server) } else { None };
+                Err(Failed { server, error: failed })
+            }
+            Err(_) => Err(Failed { server: None, error: self.timed_out(&doing, STATEMENT_TIMEOUT) }),
+        }
+    }
+}
+
+/// Who a server is, in SQL that every lease asks anew: the connection may have moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    /// An expression whose value is the identity: a cluster's own where there is one, for its nodes share the counter.
+    expression: String,
+}
+
+/// The variables that tell which expression there is.
+const IDENTITY_VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', \
+     'server_uuid', 'server_uid', 'wsrep_on', 'group_replication_group_name')";
+
+impl Identity {
+    /// Chooses the expression. Refuses servers whose auto-increments do not rise.
+    async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
+        let variables: Vec<(String, String)> = session.rows(IDENTITY_VARIABLES).await?;
+        let value = |name: &str| {
+            variables.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value.as_str())
+        };
+        let version = format!("{} {}", value("version"), value("version_comment"));
+        for caching in ["TiDB", "Vitess"] {
+            if version.to_ascii_lowercase().contains(&caching.to_ascii_lowercase()) {
+                return Err(StoreError::new(
+                    ErrorKind::Misconfigured,
+                    format!(
+                        "{}: this is {caching} ({version}), which caches auto-increment values per server: unique, but \
+                         not rising. generator_table can't be used on it",
+                        session.server.described
+                    ),
+                ));
+            }
+        }
+        // `@@server_uuid` does not exist on MariaDB, `@@server_uid` not on MySQL and on older MariaDBs.
+        let expression = if value("wsrep_on").eq_ignore_ascii_case("ON") {
+            "(SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
+              WHERE VARIABLE_NAME = 'WSREP_CLUSTER_STATE_UUID')"
+        } else if !value("group_replication_group_name").is_empty() {
+            "@@group_replication_group_name"
+        } else if !value("server_uuid").is_empty() {
+            "@@server_uuid"
+        } else if !value("server_uid").is_empty() {
+            "@@server_uid"
+        } else {
+            "CONCAT(@@hostname, ':', @@port, ':', @@server_id)"
+        };
+        Ok(Self { expression: expression.to_owned() })
+    }
+}

@@ -1,0 +1,628 @@
+//! The ticket layout: the seed's `generator_table`, where a ticket is an auto-increment value worth one block.
+//!
+//! Ticket `b` is the ids `[b * step + 1, (b + 1) * step + 1)`: with step 100 the first id of a new table is 101.
+//!
+//! A lease is statements on their own, each committed when its OK comes:
+//! 1. read MAX(id), 2. INSERT k fresh rows, whose ids are the tickets, 3. read `seqsvr_meta`, *after* the INSERT's OK,
+//! 4. DELETE this node's older rows. The tickets count only if the meta row is as expected, and they lie past
+//! MAX(id) and past `first_ticket`; else they are a gap. The seed's `REPLACE` is not used: with several nodes at full
+//! speed it deadlocks, and one onto another node's row deletes that silently.
+
+use std::fmt::Write;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use super::super::{BlockStore, DEFAULT_MAX_ID, ErrorKind, MAX_BLOCKS_PER_LEASE, SequenceName, StoreError};
+use super::{Done, Identity, Server, Session};
+use crate::config::{MySql, Step};
+use crate::node::Node;
+use crate::segment::{Block, push_joined};
+
+/// The seed's DDL, word for word.
+const CREATE_GENERATOR_TABLE: &str = "CREATE TABLE IF NOT EXISTS `generator_table` (
+  `id` int(11) NOT NULL AUTO_INCREMENT,
+  `uuid` char(36) NOT NULL COMMENT 'Machine identification',
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `id_UNIQUE` (`id`),
+  UNIQUE KEY `stub_UNIQUE` (`uuid`) USING BTREE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8 COLLATE=utf8_unicode_ci";
+
+/// One row, made by the first node.
+const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS seqsvr_meta (
+  id           TINYINT UNSIGNED NOT NULL PRIMARY KEY,  -- always 1
+  step         INT UNSIGNED     NOT NULL,              -- ids per ticket
+  first_ticket BIGINT UNSIGNED  NOT NULL,              -- tickets below it are not handed out
+  state        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- ok, migrating
+  server       VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server that the counter was last fenced for
+  store_id     CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL
+) ENGINE=InnoDB";
+
+/// The most tickets of one INSERT: 1000 take 8 to 18 ms.
+const MOST_TICKETS_PER_LEASE: u64 = 1_000;
+
+/// The most tickets held: the auto-increment column is finite (2^31 - 1 in the seed's table).
+const MOST_TICKETS_HELD: u64 = 100_000;
+
+/// A lease of more tickets than this means that the step is too small for the rate.
+const MANY_TICKETS: u64 = 100;
+
+/// From here on each start and each lease that crosses it warns that the column ends.
+const WARN_CAPACITY: f64 = 0.8;
+
+/// Rows whose ids are deleted by one statement.
+const MOST_ROWS_PER_DELETE: usize = 1_000;
+
+/// The store.
+pub struct Tickets {
+    server: Server,
+    step: u64,
+    node: Arc<Node>,
+    /// Held during a lease: a node has one in flight.
+    state: Mutex<State>,
+    /// The bits of a float, for the metrics. Relaxed: nothing else is read through it.
+    capacity_used: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    /// What was found when the store was opened; `None` before, and after an error, so that it is looked at again.
+    opened: Option<Opened>,
+    /// Of the last row's uuid: the 48 bits that make this node's rows differ.
+    counter: u64,
+    /// The ids of this node's rows that are not deleted yet, rising; the newest stays.
+    own_rows: Vec<u64>,
+    /// The counter was found to have gone back, and `first_ticket` is not past this node's high-water mark yet.
+    is_behind: bool,
+    has_warned_of_step: bool,
+    has_warned_of_capacity: bool,
+}
+
+#[derive(Clone)]
+struct Opened {
+    identity: Identity,
+    store_id: String,
+    /// The largest value of the auto-increment column.
+    last_ticket: u64,
+    column_type: String,
+}
+
+/// The row of `seqsvr_meta`, with the server's identity and auto-increment step.
+struct Meta {
+    step: u64,
+    first_ticket: u64,
+    state: String,
+    server: String,
+    store_id: String,
+    connected_to: String,
+    increment: u64,
+}
+
+impl Tickets {
+    /// The store that `config` names; nothing is opened yet.
+    pub fn new(config: &MySql, step: Step, node: Arc<Node>) -> Self {
+        Self {
+            server: Server::new(config),
+            step: step.get(),
+            node,
+            state: Mutex::default(),
+            capacity_used: AtomicU64::new(0),
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for Tickets {
+    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64, floor: u64) -> Result<Vec<Block>, StoreError> {
+        debug_assert_eq!(sequence, &SequenceName::default(), "the layout has one sequence");
+        let mut state = self.state.lock().await;
+        let mut session = self.server.connect().await?;
+        // Taken out: whatever fails or is dropped in between, the next lease looks at the database again.
+        let opened = match state.opened.take() {
+            Some(opened) => opened,
+            None => self.open(&mut session, &mut state).await?,
+        };
+        let leased = self.lease_on(&mut session, &opened, &mut state, want.get(), floor).await;
+        if matches!(&leased, Ok(_) | Err(StoreError { kind: ErrorKind::Conflict, .. })) {
+            state.opened = Some(opened);
+        }
+        leased
+    }
+
+    fn most_held(&self) -> u64 {
+        MOST_TICKETS_HELD.saturating_mul(self.step)
+    }
+
+    fn capacity_used(&self) -> f64 {
+        f64::from_bits(self.capacity_used.load(Ordering::Relaxed))
+    }
+
+    fn describe(&self) -> String {
+        self.server.described.clone()
+    }
+
+    async fn close(&self) {
+        self.server.close().await;
+    }
+}
+
+impl Tickets {
+    async fn lease_on(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        state: &mut State,
+        want: u64,
+        floor_id: u64,
+    ) -> Result<Vec<Block>, StoreError> {
+        let before: Vec<(Option<u64>, u64)> =
+            session.rows("SELECT MAX(id), @@auto_increment_increment FROM generator_table").await?;
+        let (max, increment_before) = before.first().map_or((0, 1), |&(max, increment)| (max.unwrap_or(0), increment));
+        if state.is_behind {
+            self.check_fenced(&self.meta(session, opened).await?, floor_id)?;
+            state.is_behind = false;
+        }
+
+        // Where the increment is not 1, each ticket is a block of its own.
+        let most = if increment_before == 1 { MOST_TICKETS_PER_LEASE } else { MAX_BLOCKS_PER_LEASE as u64 };
+        let count = want.div_ceil(self.step).clamp(1, most);
+        let (uuids, first) = self.insert(session, opened, state, count).await?;
+
+        let meta = self.meta(session, opened).await?;
+        let tickets = if uuids.len() == 1 || (increment_before == 1 && meta.increment == 1) {
+            (first..).take(uuids.len()).collect()
+        } else {
+            read_back(session, &uuids).await?
+        };
+        state.own_rows.extend(&tickets);
+
+        self.check_meta(&meta, opened)?;
+        let first_free = meta.first_ticket.max(max + 1);
+        if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
+            return Err(self.behind(state, &format!("ticket {ticket} is below {first_free}, the first free one")));
+        }
+        let blocks = self.blocks(&tickets, opened)?;
+        if let Some(block) = blocks.iter().find(|block| block.start() < floor_id) {
+            let what = format!("the leased block {block:?} is below {floor_id}, up to where this node leased before");
+            return Err(self.behind(state, &what));
+        }
+        self.report(opened, state, &tickets);
+        delete_older_rows(session, &mut state.own_rows).await;
+        Ok(blocks)
+    }
+
+    /// Inserts `count` fresh rows of this node. Their uuids, and the first one's ticket from the statement's own OK.
+    async fn insert(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        state: &mut State,
+        mut count: u64,
+    ) -> Result<(Vec<String>, u64), StoreError> {
+        loop {
+            let uuids: Vec<String> = (0..count)
+                .map(|_| {
+                    state.counter = (state.counter + 1) & 0xffff_ffff_ffff;
+                    row_uuid(&self.node.id().to_string(), state.counter)
+                })
+                .collect();
+            let mut sql = String::from("INSERT INTO generator_table (uuid) VALUES ");
+            for (n, uuid) in uuids.iter().enumerate() {
+                let comma = if n == 0 { "" } else { "," };
+                write!(sql, "{comma}('{uuid}')").expect("writing to a String");
+            }
+            match session.execute(&sql).await {
+                Ok(Done { affected_rows, last_insert_id: Some(first) }) if affected_rows == count => {
+                    return Ok((uuids, first.get()));
+                }
+                Ok(_) => {
+                    return Err(StoreError::new(
+                        ErrorKind::Unavailable,
+                        format!(
+                            "{}: an INSERT of {count} rows reported another number of rows or no id; discarded",
+                            self.server.described
+                        ),
+                    ));
+                }
+                Err(failed) => match failed.server {
+                    // Near the end several rows may not fit where one does.
+                    Some(server) if is_past_the_end(&server, opened.last_ticket) && count > 1 => count = 1,
+                    Some(server) if is_past_the_end(&server, opened.last_ticket) => return Err(self.exhausted(opened)),
+                    // A uuid of ours is taken, by a row of before: go on behind it.
+                    Some(server) if server.code == 1062 => {
+                        state.counter = uuid::Uuid::new_v4().as_u64_pair().0 & 0xffff_ffff_ffff;
+                        return Err(StoreError { kind: ErrorKind::Conflict, ..failed.error });
+                    }
+                    _ => return Err(failed.error),
+                },
+            }
+        }
+    }
+
+    async fn meta(&self, session: &mut Session<'_>, opened: &Opened) -> Result<Meta, StoreError> {
+        let sql = format!(
+            "SELECT step, first_ticket, state, server, store_id, {}, @@auto_increment_increment FROM seqsvr_meta \
+             WHERE id = 1",
+            opened.identity.expression
+        );
+        let rows: Vec<(u64, u64, String, String, String, String, u64)> = session.rows(&sql).await?;
+        let (step, first_ticket, state, server, store_id, connected_to, increment) =
+            rows.into_iter().next().ok_or_else(|| {
+                StoreError::new(
+                    ErrorKind::Misconfigured,
+                    format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", self.server.described),
+                )
+            })?;
+        Ok(Meta { step, first_ticket, state, server, store_id, connected_to, increment })
+    }
+
+    /// What must hold before anything that was leased is handed out.
+    fn check_meta(&self, meta: &Meta, opened: &Opened) -> Result<(), StoreError> {
+        let at = &self.server.described;
+        let wrong = |kind, what: String| Err(StoreError::new(kind, format!("{at}: {what}")));
+        if meta.store_id != opened.store_id {
+            return wrong(ErrorKind::Misconfigured, format!("the store_id changed to {} while we ran", meta.store_id));
+        }
+        if meta.state != "ok" {
+            let what = format!("seqsvr_meta.state is '{}': a migration is under way, or was interrupted", meta.state);
+            return wrong(ErrorKind::Unavailable, what);
+        }
+        if meta.step != self.step {
+            let what = format!(
+                "the ids of this table are leased with step {}, the configuration says step {}. Two steps on one table \
+                 hand ids out twice. Set step: {0} in the configuration",
+                meta.step, self.step
+            );
+            return wrong(ErrorKind::Misconfigured, what);
+        }
+        if meta.server != meta.connected_to {
+            let what = format!(
+                "this is server '{}', but the counter was last fenced for server '{}'. After a failover or a restore, \
+                 commits that the old server acknowledged may be missing here, so ids could be repeated. When all \
+                 nodes' highest ids are known, with TICKET above each of them divided by step {}, run: INSERT INTO \
+                 generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET first_ticket = TICKET + 1, \
+                 server = '{0}' WHERE id = 1;",
+                meta.connected_to, meta.server, self.step
+            );
+            return wrong(ErrorKind::Unsafe, what);
+        }
+        Ok(())
+    }
+
+    /// Once the counter was found to have gone back, nothing is leased until a person has raised `first_ticket` past
+    /// what this node leased: passing our own mark by leasing on would run through what *other* nodes hold.
+    fn check_fenced(&self, meta: &Meta, floor_id: u64) -> Result<(), StoreError> {
+        let needed = floor_id.saturating_sub(1).div_ceil(self.step);
+        if meta.first_ticket >= needed {
+            return Ok(());
+        }
+        Err(self.unfenced(&format!("seqsvr_meta.first_ticket is {}, and must be at least {needed}", meta.first_ticket)))
+    }
+
+    fn behind(&self, state: &mut State, what: &str) -> StoreError {
+        state.is_behind = true;
+        self.unfenced(what)
+    }
+
+    fn unfenced(&self, what: &str) -> StoreError {
+        StoreError::new(
+            ErrorKind::Unsafe,
+            format!(
+                "{}: the counter of generator_table went back ({what}): a restored backup, or a lowered AUTO_INCREMENT. \
+                 Ids could be repeated, so nothing is leased. With TICKET above the highest id of all nodes divided by \
+                 step {}, run: INSERT INTO generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET \
+                 first_ticket = TICKET + 1 WHERE id = 1;",
+                self.server.described, self.step
+            ),
+        )
+    }
+
+    /// The blocks of rising tickets, adjacent ones as one; at most [`MAX_BLOCKS_PER_LEASE`].
+    fn blocks(&self, tickets: &[u64], opened: &Opened) -> Result<Vec<Block>, StoreError> {
+        let mut blocks: Vec<Block> = Vec::new();
+        for &ticket in tickets {
+            push_joined(&mut blocks, ticket_block(ticket, self.step).ok_or_else(|| self.exhausted(opened))?);
+        }
+        blocks.truncate(MAX_BLOCKS_PER_LEASE);
+        Ok(blocks)
+    }
+
+    fn exhausted(&self, opened: &Opened) -> StoreError {
+        self.store_capacity(1.0);
+        StoreError::new(
+            ErrorKind::Exhausted,
+            format!(
+                "{}: generator_table is used up: its column id ({}) ends at {}, and ids end at {DEFAULT_MAX_ID}. Widen \
+                 the column: ALTER TABLE generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT;",
+                self.server.described, opened.column_type, opened.last_ticket
+            ),
+        )
+    }
+
+    fn report(&self, opened: &Opened, state: &mut State, tickets: &[u64]) {
+        let newest = tickets.last().copied().unwrap_or(0);
+        #[allow(clippy::cast_precision_loss)]
+        let used = newest as f64 / opened.last_ticket.min(DEFAULT_MAX_ID / self.step).max(1) as f64;
+        self.store_capacity(used);
+        if used >= WARN_CAPACITY && !std::mem::replace(&mut state.has_warned_of_capacity, true) {
+            tracing::warn!(
+                "generator_table is {:.0} % used: its column id ({}) ends at {}. Widen it before it ends: ALTER TABLE \
+                 generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT;",
+                used * 100.0,
+                opened.column_type,
+                opened.last_ticket
+            );
+        }
+        let count = tickets.len() as u64;
+        if count > MANY_TICKETS && !std::mem::replace(&mut state.has_warned_of_step, true) {
+            tracing::warn!(
+                "a lease took {count} tickets of step {}: the step is too small for this rate, which uses the column id \
+                 up and costs the database rows. Step {} would do",
+                self.step,
+                (count * self.step).next_multiple_of(1000)
+            );
+        }
+    }
+
+    fn store_capacity(&self, used: f64) {
+        self.capacity_used.store(used.to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// Opening: what is looked at, and made where it is missing, before the first lease.
+impl Tickets {
+    async fn open(&self, session: &mut Session<'_>, state: &mut State) -> Result<Opened, StoreError> {
+        let identity = Identity::of(session).await?;
+        let has_meta = self.find_meta(session).await?;
+        if has_meta.is_none() {
+            // Before anything is made: this may be another database than the one the node leased from.
+            self.check_store(None)?;
+        }
+        let column = match column_type(session).await? {
+            Some(column) => column,
+            None => {
+                self.create(session, CREATE_GENERATOR_TABLE).await?;
+                tracing::warn!("{}: made the table generator_table, which was missing", self.server.described);
+                column_type(session).await?.unwrap_or_default()
+            }
+        };
+        let last_ticket = largest(&column).ok_or_else(|| {
+            StoreError::new(
+                ErrorKind::Misconfigured,
+                format!(
+                    "{}: generator_table.id is '{column}', not an auto-increment whole number. The table must be: \
+                     {CREATE_GENERATOR_TABLE};",
+                    self.server.described
+                ),
+            )
+        })?;
+        let store_id = match has_meta {
+            Some(store_id) => store_id,
+            None => self.make_meta(session, &identity).await?,
+        };
+        self.check_store(Some(&store_id))?;
+
+        let opened = Opened { identity, store_id, last_ticket, column_type: column };
+        let meta = self.meta(session, &opened).await?;
+        self.check_meta(&meta, &opened)?;
+        self.node.remember_store(&opened.store_id);
+        self.find_own_rows(session, state).await?;
+        Ok(opened)
+    }
+
+    fn check_store(&self, found: Option<&str>) -> Result<(), StoreError> {
+        self.node
+            .check_store(found)
+            .map_err(|error| StoreError::new(ErrorKind::Misconfigured, format!("{}: {error}", self.server.described)))
+    }
+
+    /// The store_id, where there is a meta row.
+    async fn find_meta(&self, session: &mut Session<'_>) -> Result<Option<String>, StoreError> {
+        let tables: Vec<String> = session
+            .rows(
+                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                 AND TABLE_NAME = 'seqsvr_meta'",
+            )
+            .await?;
+        if tables.is_empty() {
+            return Ok(None);
+        }
+        let ids: Vec<String> = session.rows("SELECT store_id FROM seqsvr_meta WHERE id = 1").await?;
+        Ok(ids.into_iter().next())
+    }
+
+    /// Makes the meta table and its row; the store_id of whoever was first.
+    async fn make_meta(&self, session: &mut Session<'_>, identity: &Identity) -> Result<String, StoreError> {
+        self.create(session, CREATE_META).await?;
+        // The step is the one of our configuration: the seed recorded none. Tickets of before are not ours to hand out.
+        let sql = format!(
+            "INSERT IGNORE INTO seqsvr_meta (id, step, first_ticket, state, server, store_id) VALUES (1, {}, \
+             (SELECT COALESCE(MAX(id), 0) + 1 FROM generator_table), 'ok', {}, '{}')",
+            self.step,
+            identity.expression,
+            uuid::Uuid::new_v4()
+        );
+        if session.execute(&sql).await?.affected_rows == 1 {
+            tracing::warn!(
+                "{}: made the table seqsvr_meta and recorded step {} in it: every node must have the same",
+                self.server.described,
+                self.step
+            );
+        }
+        let found = self.find_meta(session).await?;
+        found.ok_or_else(|| {
+            StoreError::new(ErrorKind::Unavailable, format!("{}: seqsvr_meta has no row", self.server.described))
+        })
+    }
+
+    async fn create(&self, session: &mut Session<'_>, ddl: &str) -> Result<(), StoreError> {
+        match session.execute(ddl).await {
+            Ok(_) => Ok(()),
+            Err(failed) if matches!(failed.server.as_ref().map(|server| server.code), Some(1044 | 1142)) => {
+                let account: Vec<(String, String)> = session.rows("SELECT CURRENT_USER(), DATABASE()").await?;
+                let (user, database) = account.into_iter().next().unwrap_or_default();
+                let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
+                Err(StoreError::new(
+                    ErrorKind::Misconfigured,
+                    format!(
+                        "{}: a table is missing and this account may not make it. As an administrator, run:\n{ddl};\n\
+                         GRANT SELECT, INSERT, UPDATE, DELETE ON `{database}`.* TO '{name}'@'{host}';",
+                        self.server.described
+                    ),
+                ))
+            }
+            Err(failed) => Err(failed.error),
+        }
+    }
+
+    /// The rows that this node left behind when it last ended; the counter goes on past them.
+    async fn find_own_rows(&self, session: &mut Session<'_>, state: &mut State) -> Result<(), StoreError> {
+        let prefix = row_uuid(&self.node.id().to_string(), 0)[..24].to_owned();
+        let rows: Vec<(u64, String)> = session
+            .rows(&format!("SELECT id, uuid FROM generator_table WHERE uuid LIKE '{prefix}%' ORDER BY id"))
+            .await?;
+        state.own_rows = rows.iter().map(|(id, _)| *id).collect();
+        let newest = rows.last().and_then(|(_, uuid)| u64::from_str_radix(&uuid[24..], 16).ok());
+        state.counter = newest.unwrap_or(state.counter);
+        Ok(())
+    }
+}
+
+/// `id`'s column type, such as `int(11)`, if it is an auto-increment; empty if it is not; `None` without the table.
+async fn column_type(session: &mut Session<'_>) -> Result<Option<String>, StoreError> {
+    let rows: Vec<(String, String)> = session
+        .rows(
+            "SELECT COLUMN_TYPE, EXTRA FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() \
+             AND TABLE_NAME = 'generator_table' AND COLUMN_NAME = 'id'",
+        )
+        .await?;
+    Ok(rows.into_iter().next().map(|(column, extra)| {
+        if extra.to_ascii_lowercase().contains("auto_increment") {
+            column
+        } else {
+            format!("{column} without AUTO_INCREMENT")
+        }
+    }))
+}
+
+/// The largest value of an auto-increment column of a type such as `int(11)` or `bigint unsigned`.
+fn largest(column_type: &str) -> Option<u64> {
+    let lower = column_type.to_ascii_lowercase();
+    if lower.contains("without") {
+        return None;
+    }
+    let bits = match lower.split(['(', ' ']).next()? {
+        "tinyint" => 8,
+        "smallint" => 16,
+        "mediumint" => 24,
+        "int" | "integer" => 32,
+        "bigint" => 64,
+        _ => return None,
+    };
+    let bits = if lower.contains("unsigned") { bits } else { bits - 1 };
+    Some(u64::MAX >> (64 - bits))
+}
+
+/// `[ticket * step + 1, (ticket + 1) * step + 1)`; `None` past the largest id.
+fn ticket_block(ticket: u64, step: u64) -> Option<Block> {
+    let start = ticket.checked_mul(step)?.checked_add(1)?;
+    let end = start.checked_add(step)?;
+    if end - 1 > DEFAULT_MAX_ID { None } else { Block::new(start, end) }
+}
+
+/// The uuid of a row: 24 characters of the node's own and 12 of the counter, so that a node's rows differ, lie together
+/// in the index, and still tell whose they are.
+fn row_uuid(node: &str, counter: u64) -> String {
+    format!("{}{counter:012x}", &node[..24])
+}
+
+/// Whether the server refused an INSERT because the auto-increment column has no more values. Tried: MariaDB 10.11
+/// answers 167 (`Out of range value`), MySQL 9 answers 1062 for one row and 1467 for several.
+fn is_past_the_end(error: &mysql_async::ServerError, last_ticket: u64) -> bool {
+    match error.code {
+        167 | 1264 | 1467 => true,
+        // Duplicate entry '2147483647' for key 'generator_table.PRIMARY': only there it means the end.
+        1062 => error.message.split('\'').nth(1).and_then(|entry| entry.parse().ok()) == Some(last_ticket),
+        _ => false,
+    }
+}
+
+/// The tickets of our own rows, where they can't be counted up from the first.
+async fn read_back(session: &mut Session<'_>, uuids: &[String]) -> Result<Vec<u64>, StoreError> {
+    let sql = format!("SELECT id FROM generator_table WHERE uuid IN ('{}') ORDER BY id", uuids.join("','"));
+    let tickets: Vec<u64> = session.rows(&sql).await?;
+    if tickets.len() == uuids.len() {
+        Ok(tickets)
+    } else {
+        Err(StoreError::new(ErrorKind::Unavailable, "rows that were just inserted are not all there; discarded"))
+    }
+}
+
+/// Deletes all of `own_rows` but the newest. What can't be deleted stays in the list, for the next lease: the lease
+/// itself is good.
+async fn delete_older_rows(session: &mut Session<'_>, own_rows: &mut Vec<u64>) {
+    while own_rows.len() > 1 {
+        let count = (own_rows.len() - 1).min(MOST_ROWS_PER_DELETE);
+        let ids: Vec<String> = own_rows[..count].iter().map(u64::to_string).collect();
+        let sql = format!("DELETE FROM generator_table WHERE id IN ({})", ids.join(","));
+        if let Err(failed) = session.execute(&sql).await {
+            tracing::debug!("older rows of this node are left for the next lease: {}", failed.error);
+            return;
+        }
+        own_rows.drain(..count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_the_seeds_arithmetic() {
+        let block = |ticket, step| ticket_block(ticket, step).map(|block| (block.start(), block.last()));
+        assert_eq!(block(1, 100), Some((101, 200)));
+        assert_eq!(block(2, 100), Some((201, 300)));
+        assert_eq!(block(7, 1), Some((8, 8)));
+        assert_eq!(block(0, 100), Some((1, 100)));
+        assert_eq!(block(DEFAULT_MAX_ID - 1, 1), Some((DEFAULT_MAX_ID, DEFAULT_MAX_ID)));
+        assert_eq!(block(DEFAULT_MAX_ID, 1), None);
+        assert_eq!(block(u64::MAX, 4_294_967_295), None);
+    }
+
+    #[test]
+    fn a_column_ends_where_its_type_does() {
+        for (column, last) in [
+            ("int(11)", Some(2_147_483_647)),
+            ("int", Some(2_147_483_647)),
+            ("int(10) unsigned", Some(4_294_967_295)),
+            ("bigint(20)", Some(i64::MAX.cast_unsigned())),
+            ("bigint unsigned", Some(u64::MAX)),
+            ("tinyint(4)", Some(127)),
+            ("int(11) without AUTO_INCREMENT", None),
+            ("varchar(36)", None),
+            ("", None),
+        ] {
+            assert_eq!(largest(column), last, "{column}");
+        }
+    }
+
+    #[test]
+    fn a_row_tells_whose_it_is() {
+        let node = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+        assert_eq!(row_uuid(node, 0xabc), "6ba7b810-9dad-11d1-80b4-000000000abc");
+        assert_eq!(row_uuid(node, 0xffff_ffff_ffff).len(), 36);
+    }
+
+    #[test]
+    fn only_a_duplicate_at_the_columns_end_means_the_end() {
+        let error = |code, message: &str| mysql_async::ServerError { code, message: message.into(), state: "".into() };
+        let last = 2_147_483_647;
+        assert!(is_past_the_end(&error(1062, "Duplicate entry '2147483647' for key 'generator_table.PRIMARY'"), last));
+        assert!(!is_past_the_end(&error(1062, "Duplicate entry '6ba7b810-...' for key 'stub_UNIQUE'"), last));
+        assert!(!is_past_the_end(&error(1062, "Duplicate entry '7' for key 'PRIMARY'"), last));
+        assert!(is_past_the_end(&error(167, "Out of range value for column 'id' at row 1"), last));
+    }
+}
