@@ -343,38 +343,22 @@ fn is_service_link(variable: &str, text: &str) -> bool {
         || (variable == "SEQSVR_PORT" && text.contains("://"))
 }
 
-/// Puts the overrides over `file`, all of them, and reads the result. An error names the first variable that
-/// brought it about.
+/// Puts the overrides over `file` and reads the result. An error names the variable that brought it about.
 fn apply(file: Value, overrides: &[Override]) -> Result<Typed, ConfigError> {
     let mut merged = file;
-    let mut error = None;
-    for (n, entry) in overrides.iter().enumerate() {
-        // A variable is a text, and most keys take it so; the others take it as YAML does.
-        let as_text = Value::String(entry.text.clone());
-        let as_yaml = serde_yaml::from_str(&entry.text).unwrap_or(Value::Null);
-        let mut tries = [as_text, as_yaml].map(|value| with(merged.clone(), &entry.keys, value));
-        // A section may lack keys that later variables bring: only the last one is judged by the whole.
-        let results = tries.each_ref().map(|value| serde_yaml::from_value::<Option<Typed>>(value.clone()));
-        let fits = |result: &Result<_, serde_yaml::Error>| match result {
-            Ok(_) => true,
-            Err(error) => n + 1 < overrides.len() && error.to_string().contains("missing field"),
-        };
-        let chosen = usize::from(!fits(&results[0]));
-        let [_, second] = &results;
-        if chosen == 1
-            && !fits(second)
-            && let Err(why) = second
-        {
-            error.get_or_insert_with(|| ConfigError::new(&entry.variable, why));
+    for entry in overrides {
+        merged = with(merged, &entry.keys, Value::String(entry.text.clone()));
+        let so_far: Result<Option<Typed>, _> = serde_yaml::from_value(merged.clone());
+        match so_far {
+            // A section may lack keys that a later variable brings.
+            Err(error) if !error.to_string().contains("missing field") => {
+                return Err(ConfigError::new(&entry.variable, error));
+            }
+            _ => {}
         }
-        merged = std::mem::take(&mut tries[chosen]);
     }
-    match error {
-        Some(error) => Err(error),
-        None => serde_yaml::from_value::<Option<Typed>>(merged)
-            .map(Option::unwrap_or_default)
-            .map_err(|error| ConfigError::new("the environment", error)),
-    }
+    let typed: Result<Option<Typed>, _> = serde_yaml::from_value(merged);
+    typed.map(Option::unwrap_or_default).map_err(|error| ConfigError::new("the environment", error))
 }
 
 /// `tree` with `value` at the path `keys`.

@@ -68,7 +68,7 @@ pub struct SequenceSample {
     pub handed_out: u64,
     /// Ids in memory.
     pub held: u64,
-    /// Seconds that they last at the rate of now; infinite when idle.
+    /// Seconds that they last at the rate of now.
     pub runway_seconds: f64,
     /// Ids in the current segment, when it became the current one.
     pub block_size: u64,
@@ -170,8 +170,8 @@ impl Metrics {
                 held: int_gauges("seqsvr_ids_held", "Ids in memory, leased and not handed out.", &["sequence"]),
                 runway: gauges(
                     "seqsvr_runway_seconds",
-                    "How long the ids in memory last at the rate of now; +Inf when idle. Below the configured \
-                     refill.runway, an outage of the database is noticed sooner.",
+                    "How long the ids in memory last at the rate of now, without the database; 86400 (a day) stands for \
+                     anything longer.",
                 ),
                 block_size: int_gauges(
                     "seqsvr_block_size_ids",
@@ -297,7 +297,7 @@ mod tests {
             sequence: "default".into(),
             handed_out: 40,
             held: 60,
-            runway_seconds: f64::INFINITY,
+            runway_seconds: 12.5,
             block_size: 100,
             waiters: 0,
             capacity_used: 0.25,
@@ -307,7 +307,7 @@ mod tests {
         for line in [
             "seqsvr_ids_total{sequence=\"default\"} 40",
             "seqsvr_ids_held{sequence=\"default\"} 60",
-            "seqsvr_runway_seconds{sequence=\"default\"} +Inf",
+            "seqsvr_runway_seconds{sequence=\"default\"} 12.5",
             "seqsvr_capacity_used_ratio{sequence=\"default\"} 0.25",
             "seqsvr_http_responses_total{route=\"/new\",status=\"200\"} 2",
             "seqsvr_http_responses_total{route=\"other\",status=\"other\"} 1",

@@ -213,11 +213,12 @@ impl Sequence {
         (self.waiters.load(Ordering::Relaxed), self.wanted.load(Ordering::Relaxed))
     }
 
-    /// How many seconds what is held lasts at the rate that the refill last measured; infinite when idle.
+    /// How many seconds what is held lasts at the rate that the refill last measured; at most a day, also when idle.
     #[allow(clippy::cast_precision_loss)]
     pub fn runway_seconds(&self) -> f64 {
         let rate = f64::from_bits(self.rate.load(Ordering::Relaxed));
-        if rate > 0.0 { self.snapshot().held() as f64 / rate } else { f64::INFINITY }
+        const DAY: f64 = 86_400.0;
+        if rate > 0.0 { (self.snapshot().held() as f64 / rate).min(DAY) } else { DAY }
     }
 
     /// What a scrape finds.
@@ -367,7 +368,7 @@ mod tests {
 
     fn lost(sequence: &Sequence) -> String {
         let text = String::from_utf8(sequence.metrics.render(&[], true)).unwrap();
-        let line = text.lines().find(|line| line.contains("ids_lost") && line.contains("batch_timeout")).unwrap();
+        let line = text.lines().find(|line| line.contains("reason=\"batch_timeout\"")).unwrap();
         line.rsplit(' ').next().unwrap().to_owned()
     }
 

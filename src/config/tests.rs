@@ -46,12 +46,12 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
         ("store: embedded\nsteps: 5", "line 2"),
         ("store: embedded\nstep: 0", "step: 0 is not allowed: write a whole number from 1 to 4294967295 at line 2"),
         ("store: embedded\nstep: -1", "-1 is not allowed"),
-        ("store: embedded\nstep: many", "step: invalid type"),
+        ("store: embedded\nstep: many", "step: 'many' is not allowed"),
         ("store: embedded\nport: ':80000'", "port: ':80000' is not a port"),
         ("store: embedded\nrefill:\n  runway: 60", "refill.runway: 60 has no unit"),
         ("store: embedded\nrefill:\n  runway: 60 sheep", "is not a duration"),
         ("store: embedded\nrefill:\n  runway: 25h", "from 0s to 1day"),
-        ("store: embedded\nrefill:\n  threshold: 1.5", "refill.threshold: 1.5 is not allowed"),
+        ("store: embedded\nrefill:\n  threshold: 1.5", "refill.threshold: this is not allowed"),
         ("store: embedded\nlimits: {batch: 0}", "limits.batch: 0 is not allowed"),
         ("mysql: {user: u, host: 'unix(x)', database: d}", "mysql.host: 'unix(x)' has no absolute path"),
         ("mysql: {user: u, database: d}", "missing field `host`"),
@@ -99,9 +99,9 @@ fn a_whole_section_can_come_from_the_environment() {
 #[test]
 fn a_mistake_in_the_environment_names_the_variable() {
     for (name, value, wanted) in [
-        ("SEQSVR_STEP", "0", "SEQSVR_STEP: step: 0 is not allowed"),
+        ("SEQSVR_STEP", "0", "SEQSVR_STEP: '0' is not allowed"),
         ("SEQSVR_STEPS", "1", "SEQSVR_STEPS: unknown field `steps`"),
-        ("SEQSVR_LIMITS__WAIT", "5", "SEQSVR_LIMITS__WAIT: limits.wait: 5 has no unit"),
+        ("SEQSVR_LIMITS__WAIT", "5", "SEQSVR_LIMITS__WAIT: '5' is not a duration"),
         ("SEQSVR_STORE", "embedded", "two stores are chosen"),
         ("SEQSVR_MYSQL__PASSWORD_FILE", "/no/such/file", "'/no/such/file' can't be read"),
     ] {

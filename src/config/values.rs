@@ -8,6 +8,69 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
+/// One value as YAML reads it, before it is known what it means.
+enum Scalar<'a> {
+    Text(&'a str),
+    Whole(i128),
+    Float(f64),
+    /// `true` or `false`.
+    Flag,
+    /// Nothing, or `null` or `~`.
+    Nothing,
+}
+
+/// A value that checks itself. Each can be read from a text too, for that is what environment variables are.
+trait FromScalar: Sized {
+    /// What is allowed.
+    const EXPECTED: &'static str;
+    fn from_scalar(typed: Scalar<'_>) -> Result<Self, String>;
+}
+
+/// Checks the value while serde reads it: only then does the error get the line and the key.
+struct ScalarVisitor<T>(std::marker::PhantomData<T>);
+
+impl<T: FromScalar> Visitor<'_> for ScalarVisitor<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+    fn visit_str<E: de::Error>(self, typed: &str) -> Result<T, E> {
+        T::from_scalar(Scalar::Text(typed)).map_err(E::custom)
+    }
+    fn visit_u64<E: de::Error>(self, typed: u64) -> Result<T, E> {
+        T::from_scalar(Scalar::Whole(typed.into())).map_err(E::custom)
+    }
+    fn visit_i64<E: de::Error>(self, typed: i64) -> Result<T, E> {
+        T::from_scalar(Scalar::Whole(typed.into())).map_err(E::custom)
+    }
+    fn visit_f64<E: de::Error>(self, typed: f64) -> Result<T, E> {
+        T::from_scalar(Scalar::Float(typed)).map_err(E::custom)
+    }
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<T, E> {
+        T::from_scalar(Scalar::Flag).map_err(E::custom)
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<T, E> {
+        T::from_scalar(Scalar::Nothing).map_err(E::custom)
+    }
+}
+
+macro_rules! deserialize_by_scalar {
+    ($type:ty $(, const $($bound:ident),+)?) => {
+        impl<'de $(, $(const $bound: u64),+)?> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(ScalarVisitor(std::marker::PhantomData))
+            }
+        }
+    };
+}
+
+deserialize_by_scalar!(Secret);
+deserialize_by_scalar!(Listen);
+deserialize_by_scalar!(DatabaseHost);
+deserialize_by_scalar!(Number<MIN, MAX>, const MIN, MAX);
+deserialize_by_scalar!(Span<MIN_MS, MAX_MS>, const MIN_MS, MAX_MS);
+deserialize_by_scalar!(Fraction);
+
 /// A text that is never shown: not in a log, not in an error, not by `Debug`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
@@ -25,43 +88,20 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// serde's own errors show the value; these don't.
-        struct NeverShown;
-
-        impl Visitor<'_> for NeverShown {
-            type Value = Secret;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text in quotes")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
-                Ok(Secret(text.to_owned()))
-            }
-            fn visit_unit<E: de::Error>(self) -> Result<Secret, E> {
-                Ok(Secret::default())
-            }
-            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
-                Err(E::custom("put the value in quotes: as it stands, YAML takes it for a true/false"))
-            }
-            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Secret, E> {
-                Err(E::custom("put the value in quotes: as it stands, YAML takes it for a number"))
-            }
-            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
-                self.visit_u64(0)
-            }
-            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
-                self.visit_u64(0)
-            }
+impl FromScalar for Secret {
+    const EXPECTED: &'static str = "a text in quotes";
+    fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
+        match typed {
+            Scalar::Text(text) => Ok(Self(text.to_owned())),
+            Scalar::Nothing => Ok(Self::default()),
+            // Without the value, which serde's own errors show.
+            _ => Err("put the value in quotes: as it stands, YAML does not take it for a text".to_owned()),
         }
-
-        deserializer.deserialize_any(NeverShown)
     }
 }
 
 /// Where to listen: `':8000'` is every address of the machine.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "TextOrNumber")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// A host name or address without brackets; `None` for all addresses.
     pub host: Option<String>,
@@ -76,19 +116,13 @@ impl Listen {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected ':8000' or 'host:8000'")]
-enum TextOrNumber {
-    Number(i64),
-    Text(String),
-}
-
-impl TryFrom<TextOrNumber> for Listen {
-    type Error = String;
-    fn try_from(typed: TextOrNumber) -> Result<Self, String> {
+impl FromScalar for Listen {
+    const EXPECTED: &'static str = "':8000' or 'host:8000'";
+    fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
         let typed = match typed {
-            TextOrNumber::Number(number) => format!(":{number}"),
-            TextOrNumber::Text(text) => text,
+            Scalar::Whole(number) => format!(":{number}"),
+            Scalar::Text(text) => text.to_owned(),
+            _ => return Err(format!("this is not a port: write {}", Self::EXPECTED)),
         };
         let (host, port) = typed.rsplit_once(':').unwrap_or(("", &typed));
         let port = port.parse().map_err(|_| {
@@ -114,8 +148,7 @@ impl fmt::Display for Listen {
 }
 
 /// Where the database is: `tcp(host:port)`, `unix(/path)` or `host:port`, as the Go driver writes it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseHost {
     /// Over TCP; the port is 3306 where none was typed.
     Tcp {
@@ -128,28 +161,29 @@ pub enum DatabaseHost {
     Unix(PathBuf),
 }
 
-impl TryFrom<String> for DatabaseHost {
-    type Error = String;
-    fn try_from(typed: String) -> Result<Self, String> {
-        const ALLOWED: &str = "write 'tcp(host:3306)', 'host:3306' or 'unix(/path/of/mysqld.sock)'";
+impl FromScalar for DatabaseHost {
+    const EXPECTED: &'static str = "'tcp(host:3306)', 'host:3306' or 'unix(/path/of/mysqld.sock)'";
+    fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
+        let allowed = format!("write {}", Self::EXPECTED);
+        let Scalar::Text(typed) = typed else { return Err(format!("this is not an address: {allowed}")) };
         if let Some(path) = typed.strip_prefix("unix(").and_then(|rest| rest.strip_suffix(')')) {
             return if path.starts_with('/') {
                 Ok(Self::Unix(path.into()))
             } else {
-                Err(format!("'{typed}' has no absolute path: {ALLOWED}"))
+                Err(format!("'{typed}' has no absolute path: {allowed}"))
             };
         }
-        let address = typed.strip_prefix("tcp(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(&typed);
+        let address = typed.strip_prefix("tcp(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(typed);
         // An IPv6 address without a port has colons of its own, and brackets around them.
         let (host, port) = match address.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => {
-                (host, port.parse().map_err(|_| format!("'{typed}' has no port from 1 to 65535: {ALLOWED}"))?)
+                (host, port.parse().map_err(|_| format!("'{typed}' has no port from 1 to 65535: {allowed}"))?)
             }
             _ => (address, 3306),
         };
         match host_name(host) {
             Some(host) if port != 0 && !host.contains(['(', ')', '/', ' ']) => Ok(Self::Tcp { host, port }),
-            _ => Err(format!("'{typed}' is not an address: {ALLOWED}")),
+            _ => Err(format!("'{typed}' is not an address: {allowed}")),
         }
     }
 }
@@ -165,8 +199,7 @@ impl fmt::Display for DatabaseHost {
 }
 
 /// A whole number from `MIN` to `MAX`, both inclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "i128")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number<const MIN: u64, const MAX: u64>(u64);
 
 impl<const MIN: u64, const MAX: u64> Number<MIN, MAX> {
@@ -182,19 +215,24 @@ impl<const MIN: u64, const MAX: u64> Number<MIN, MAX> {
     }
 }
 
-impl<const MIN: u64, const MAX: u64> TryFrom<i128> for Number<MIN, MAX> {
-    type Error = String;
-    fn try_from(typed: i128) -> Result<Self, String> {
-        match u64::try_from(typed) {
-            Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
-            _ => Err(format!("{typed} is not allowed: write a whole number from {MIN} to {MAX}")),
+impl<const MIN: u64, const MAX: u64> FromScalar for Number<MIN, MAX> {
+    const EXPECTED: &'static str = "a whole number";
+    fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
+        let (shown, number) = match typed {
+            Scalar::Whole(number) => (number.to_string(), u64::try_from(number).ok()),
+            Scalar::Text(text) => (format!("'{text}'"), text.parse().ok()),
+            Scalar::Float(number) => (number.to_string(), None),
+            Scalar::Flag | Scalar::Nothing => ("this".to_owned(), None),
+        };
+        match number {
+            Some(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            _ => Err(format!("{shown} is not allowed: write a whole number from {MIN} to {MAX}")),
         }
     }
 }
 
 /// A duration with its unit, from `MIN_MS` to `MAX_MS` milliseconds, both inclusive.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "DurationText")]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Span<const MIN_MS: u64, const MAX_MS: u64>(Duration);
 
 impl<const MIN_MS: u64, const MAX_MS: u64> Span<MIN_MS, MAX_MS> {
@@ -216,24 +254,16 @@ impl<const MIN_MS: u64, const MAX_MS: u64> fmt::Debug for Span<MIN_MS, MAX_MS> {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a duration with its unit, such as 500ms, 75s or 2m")]
-enum DurationText {
-    Text(String),
-    Number(f64),
-}
-
-impl<const MIN_MS: u64, const MAX_MS: u64> TryFrom<DurationText> for Span<MIN_MS, MAX_MS> {
-    type Error = String;
-    fn try_from(typed: DurationText) -> Result<Self, String> {
+impl<const MIN_MS: u64, const MAX_MS: u64> FromScalar for Span<MIN_MS, MAX_MS> {
+    const EXPECTED: &'static str = "a duration with its unit, such as 500ms, 75s or 2m";
+    fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
         let text = match typed {
-            DurationText::Text(text) => text,
-            DurationText::Number(number) => {
-                return Err(format!("{number} has no unit: write 500ms, 75s or 2m"));
-            }
+            Scalar::Text(text) => text,
+            Scalar::Whole(number) => return Err(format!("{number} has no unit: write 500ms, 75s or 2m")),
+            _ => return Err("this is not a duration: write 500ms, 75s or 2m".to_owned()),
         };
         let (min, max) = (Duration::from_millis(MIN_MS), Duration::from_millis(MAX_MS));
-        match humantime::parse_duration(&text) {
+        match humantime::parse_duration(text) {
             Ok(duration) if (min..=max).contains(&duration) => Ok(Self(duration)),
             Ok(_) => Err(format!(
                 "'{text}' is not allowed: write a duration from {} to {}",
@@ -246,8 +276,7 @@ impl<const MIN_MS: u64, const MAX_MS: u64> TryFrom<DurationText> for Span<MIN_MS
 }
 
 /// A fraction, from 0.0 to 1.0.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "f64")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fraction(pub(super) f64);
 
 impl Fraction {
@@ -257,13 +286,18 @@ impl Fraction {
     }
 }
 
-impl TryFrom<f64> for Fraction {
-    type Error = String;
-    fn try_from(typed: f64) -> Result<Self, String> {
-        if (0.0..=1.0).contains(&typed) {
-            Ok(Self(typed))
-        } else {
-            Err(format!("{typed} is not allowed: write a fraction from 0.0 to 1.0"))
+impl FromScalar for Fraction {
+    const EXPECTED: &'static str = "a fraction from 0.0 to 1.0";
+    fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
+        let fraction = match typed {
+            Scalar::Float(number) => Some(number),
+            Scalar::Whole(number @ 0..=1) => Some(if number == 0 { 0.0 } else { 1.0 }),
+            Scalar::Text(text) => text.parse().ok(),
+            _ => None,
+        };
+        match fraction {
+            Some(fraction) if (0.0..=1.0).contains(&fraction) => Ok(Self(fraction)),
+            _ => Err(format!("this is not allowed: write {}", Self::EXPECTED)),
         }
     }
 }
@@ -273,7 +307,7 @@ mod tests {
     use super::*;
 
     fn host(typed: &str) -> Result<String, String> {
-        DatabaseHost::try_from(typed.to_owned()).map(|host| host.to_string())
+        DatabaseHost::from_scalar(Scalar::Text(typed)).map(|host| host.to_string())
     }
 
     #[test]
@@ -298,7 +332,7 @@ mod tests {
 
     #[test]
     fn listen_takes_what_the_seed_took() {
-        let listen = |typed: &str| Listen::try_from(TextOrNumber::Text(typed.to_owned()));
+        let listen = |typed: &str| Listen::from_scalar(Scalar::Text(typed));
         assert_eq!(listen(":8000"), Ok(Listen::all(8000)));
         assert_eq!(listen("8000"), Ok(Listen::all(8000)));
         assert_eq!(listen("[::1]:80").unwrap().host.as_deref(), Some("::1"));
@@ -306,7 +340,7 @@ mod tests {
         for typed in ["", ":", ":80x", ":65536", "localhost"] {
             assert!(listen(typed).is_err(), "{typed}");
         }
-        assert!(Listen::try_from(TextOrNumber::Number(-1)).is_err());
+        assert!(Listen::from_scalar(Scalar::Whole(-1)).is_err());
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Policy {
 
     /// How many ids to lease now; `None` for nothing.
     ///
-    /// Three things ask: requests that wait; a current segment past its threshold mark with nothing behind it; and,
+    /// Three things ask: requests that wait for more than is held; a current segment past its threshold mark with nothing behind it; and,
     /// on a busy sequence, less than the target in memory. The last one asks for an eighth more than the target, so
     /// that it does not ask again at the next id.
     pub fn want(&self, facts: &Facts) -> Option<NonZeroU64> {
@@ -52,12 +52,14 @@ impl Policy {
         let has_room = facts.ready_blocks + MAX_BLOCKS_PER_LEASE <= MAX_READY;
         let is_second_due = facts.is_past_mark && facts.ready_blocks == 0;
         let is_runway_short = target > self.step && facts.held < target;
-        if !has_room || !(facts.wanted > 0 || is_second_due || is_runway_short) {
+        // What waits is woken by an append, but may not have run yet: then it is held, and still wanted.
+        let is_too_little = facts.wanted > facts.held;
+        if !has_room || !(is_too_little || is_second_due || is_runway_short) {
             return None;
         }
         let reserve = if is_runway_short { target / 8 } else { 0 };
-        let short = target.saturating_add(reserve).saturating_sub(facts.held);
-        NonZeroU64::new(short.saturating_add(facts.wanted).clamp(self.step, self.max_block.max(self.step)))
+        let short = target.saturating_add(reserve).saturating_add(facts.wanted).saturating_sub(facts.held);
+        NonZeroU64::new(short.clamp(self.step, self.max_block.max(self.step)))
     }
 }
 
@@ -152,6 +154,7 @@ mod tests {
             ("busy, the runway is there", Facts { held: 60_000, rate: 1_000.0, ..IDLE }, 0),
             ("so busy that max_block bounds it", Facts { held: 0, rate: 1e9, ..IDLE }, 10_000_000),
             ("a batch waits", Facts { held: 0, wanted: 5_000, ..IDLE }, 5_100),
+            ("a batch is woken and has not run yet", Facts { held: 5_100, wanted: 5_000, ..IDLE }, 0),
             ("a batch larger than max_block waits", Facts { held: 0, wanted: 1 << 40, ..IDLE }, 10_000_000),
             ("no room for more blocks", Facts { held: 33, ready_blocks: 33, wanted: 1, rate: 1e9, ..IDLE }, 0),
         ] {
