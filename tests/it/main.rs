@@ -1,1 +1,14 @@
+//! The integration tests: the built binary, real databases, real clients. One binary, so that it links once.
 
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod embedded;
+mod http;
+mod layers;
+mod life_cycle;
+mod load;
+mod mysql;
+mod outage;
+mod seed;

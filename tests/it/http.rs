@@ -1,0 +1,103 @@
+//! The HTTP contract, through the built binary.
+
+use crate::support::http::Client;
+use crate::support::server::Setup;
+
+#[test]
+fn every_shape_of_an_answer() {
+    let server = Setup::embedded().start();
+    let mut client = Client::connect(server.port());
+    for (path, accept, content_type, body) in [
+        ("/new", "", "application/json", r#"{"code":0,"msg":"ok","data":{"id":101}}"#),
+        ("/new?strings", "", "application/json", r#"{"code":0,"msg":"ok","data":{"id":"102"}}"#),
+        ("/new?count=1", "", "application/json", r#"{"code":0,"msg":"ok","data":{"ids":[103]}}"#),
+        ("/new?count=3", "", "application/json", r#"{"code":0,"msg":"ok","data":{"ids":[104,105,106]}}"#),
+        (
+            "/new?count=4&ranges",
+            "",
+            "application/json",
+            r#"{"code":0,"msg":"ok","data":{"ranges":[{"first":107,"last":110}]}}"#,
+        ),
+        ("/new", "text/plain", "text/plain; charset=utf-8", "111"),
+        ("/new?count=2", "text/plain", "text/plain; charset=utf-8", "112\n113\n"),
+        ("/new/default", "", "application/json", r#"{"code":0,"msg":"ok","data":{"id":114}}"#),
+        ("/new?_=17", "", "application/json", r#"{"code":0,"msg":"ok","data":{"id":115}}"#),
+    ] {
+        let accept = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
+        let response = client.request("GET", path, &accept);
+        assert_eq!((response.status, response.body.as_str()), (200, body), "{path}");
+        assert_eq!(response.header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(response.header("content-type"), Some(content_type), "{path}");
+    }
+    assert_eq!(client.request("POST", "/new", "Content-Length: 0\r\n").id(), 116);
+}
+
+#[test]
+fn a_batch_over_several_leases() {
+    let server = Setup::embedded().start();
+    let body = server.get("/new?count=10000").body;
+    let ids: Vec<u64> = body
+        .trim_start_matches(r#"{"code":0,"msg":"ok","data":{"ids":["#)
+        .trim_end_matches("]}}")
+        .split(',')
+        .map(|id| id.parse().expect("a number"))
+        .collect();
+    assert_eq!(ids.len(), 10_000);
+    assert!(ids.is_sorted_by(|a, b| a < b));
+    let response = server.get("/new?count=1000000&ranges");
+    assert_eq!(response.status, 200);
+    assert!(response.body.len() < 1_000, "ranges are short: {}", response.body);
+}
+
+#[test]
+fn what_is_refused_costs_no_id() {
+    let server = Setup::embedded().start();
+    let mut client = Client::connect(server.port());
+    assert_eq!(client.get("/new").id(), 101);
+    for (method, path, status, wanted) in [
+        ("GET", "/new?count=0", 400, "from 1 to 10000"),
+        ("GET", "/new?count=-1", 400, "from 1 to 10000"),
+        ("GET", "/new?count=1000000000000", 400, "from 1 to 10000"),
+        ("GET", "/new?count=abc", 400, "from 1 to 10000"),
+        ("GET", "/new?count=", 400, "from 1 to 10000"),
+        ("GET", "/new?count=1000001&ranges", 400, "from 1 to 1000000"),
+        ("GET", "/new?count=1&count=1", 400, "twice"),
+        ("GET", "/new/no-such", 404, "no sequence no-such"),
+        ("GET", "/new/not%20allowed", 400, "A-Z a-z 0-9"),
+        ("GET", "/new/", 404, "/new"),
+        ("GET", "/nothing", 404, "/new"),
+        ("PUT", "/new", 405, "GET, POST"),
+        ("DELETE", "/new", 405, "GET, POST"),
+        ("PATCH", "/new/default", 405, "GET, POST"),
+        ("POST", "/metrics", 405, "GET, HEAD"),
+    ] {
+        let response = client.request(method, path, "");
+        assert_eq!(response.status, status, "{method} {path}");
+        let start = format!(r#"{{"code":-{status},"msg":""#);
+        assert!(response.body.starts_with(&start) && response.body.ends_with(r#","data":null}"#), "{response:?}");
+        assert!(response.body.contains(wanted), "{method} {path} said {}", response.body);
+        if status == 405 {
+            assert_eq!(response.header("allow"), Some(wanted), "{method} {path}");
+        }
+    }
+    let head = client.request("HEAD", "/new", "");
+    assert_eq!((head.status, head.header("allow")), (405, Some("GET, POST")));
+    assert_eq!(client.get("/new").id(), 102, "no id was spent");
+    assert_eq!(server.metric("seqsvr_ids_total"), 2.0);
+    assert_eq!(server.metric("seqsvr_http_responses_total{route=\"/new\",status=\"400\"}"), 7.0);
+}
+
+#[test]
+fn probes_and_what_load_balancers_ask() {
+    let server = Setup::embedded().start();
+    let mut client = Client::connect(server.port());
+    for path in ["/livez", "/readyz", "/metrics", "/"] {
+        assert_eq!(client.get(path).status, 200, "{path}");
+        let head = client.request("HEAD", path, "");
+        assert_eq!(head.status, 200, "{path}");
+        assert_ne!(head.header("content-length"), Some("0"), "{path}");
+    }
+    let options = client.request("OPTIONS", "/", "");
+    assert_eq!((options.status, options.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
+    assert!(client.get("/metrics").header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+}

@@ -1,0 +1,103 @@
+//! The start, the end, and what is said of both.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::http::{Client, get};
+use crate::support::server::{Setup, eventually};
+
+#[test]
+fn the_start_says_in_two_lines_what_it_serves() {
+    let setup = Setup::embedded();
+    drop(setup.start());
+    let server = setup.start();
+    let log = server.log();
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    for word in ["sequence default", "embedded store data/seqsvr.db", "step 100"] {
+        assert!(lines[0].contains(word), "{log}");
+    }
+    assert!(lines[1].contains(&format!("http://127.0.0.1:{}", server.port())), "{log}");
+}
+
+#[test]
+fn logs_as_json_where_asked_for() {
+    let server = Setup::embedded().env("SEQSVR_LOG__FORMAT", "json").start();
+    let log = server.log();
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect(line);
+        assert!(line["message"].is_string() && line["level"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn a_drain_is_seen_first_and_fails_no_request() {
+    for signal in ["TERM", "INT"] {
+        let setup = Setup::embedded().env("SEQSVR_SHUTDOWN__LEAD", "500ms");
+        let mut server = setup.start();
+        let port = server.port();
+        let is_over = AtomicBool::new(false);
+        let (answered, status) = std::thread::scope(|scope| {
+            // A client that respects readiness: it asks before each request, as a load balancer would for it.
+            let client = scope.spawn(|| {
+                let mut answered = 0;
+                while get(port, "/readyz").status == 200 {
+                    let mut client = Client::connect(port);
+                    for _ in 0..20 {
+                        assert_eq!(client.get("/new").status, 200);
+                        answered += 1;
+                    }
+                }
+                is_over.store(true, Ordering::Relaxed);
+                answered
+            });
+            std::thread::sleep(Duration::from_millis(100));
+            server.signal(signal);
+            eventually("readiness says no", || is_over.load(Ordering::Relaxed).then_some(()));
+            assert_eq!(get(port, "/new").status, 200, "during the lead it still answers");
+            (client.join().unwrap(), server.wait())
+        });
+        assert!(answered > 20);
+        assert_eq!(status.code(), Some(0), "{}", server.log());
+        assert!(server.log().contains("draining") && server.log().contains("stopped"), "{}", server.log());
+        assert!(Client::try_connect(port).is_err());
+    }
+}
+
+#[test]
+fn a_request_in_flight_is_finished() {
+    // It waits for the database, which is away.
+    let setup =
+        Setup::new("mysql: {user: u, host: '127.0.0.1:1', database: d}\nlimits: {wait: 1s}\nshutdown: {grace: 5s}\n");
+    let mut server = setup.start();
+    let mut client = Client::connect(server.port());
+    client.send("GET", "/new", "").unwrap();
+    eventually("it waits", || (server.metric("seqsvr_waiters") > 0.0).then_some(()));
+    server.signal("TERM");
+    let answer = client.receive(true).expect("an answer, not a cut connection");
+    assert_eq!(answer.status, 503);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn idle_connections_do_not_hold_up_the_end() {
+    let mut server = Setup::embedded().start();
+    let mut clients: Vec<Client> = (0..50).map(|_| Client::connect(server.port())).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/new").status, 200);
+    }
+    let asked = Instant::now();
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut server = Setup::embedded().env("SEQSVR_SHUTDOWN__LEAD", "1m").start();
+    server.signal("TERM");
+    server.wait_for_log("draining");
+    let asked = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(1));
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+}

@@ -1,0 +1,89 @@
+//! The database away: at the start, and while ids are handed out.
+
+use std::time::{Duration, Instant};
+
+use crate::support::database::{Database, Flavor};
+use crate::support::http::{Client, load};
+use crate::support::server::{Setup, eventually};
+
+/// The server serves again within this after the database's return.
+const RECOVERY: Duration = Duration::from_secs(3);
+
+#[test]
+fn down_at_the_start_and_up_later() {
+    for flavor in [Flavor::MariaDb, Flavor::MySql9] {
+        let mut database = Database::start(flavor);
+        database.kill();
+        let setup = Setup::seed(&database);
+        let server = setup.start();
+        assert_eq!(server.get("/livez").status, 200);
+        let ready = server.get("/readyz");
+        assert_eq!(ready.status, 503);
+        assert!(ready.body.contains("nothing was leased since the start"), "{ready:?}");
+        assert!(ready.body.contains(&format!("127.0.0.1:{}", database.port())), "it says from where: {ready:?}");
+        let refused = server.get("/new");
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+        assert!(refused.body.contains("refused"), "{refused:?}");
+        let (code, output) = setup.run_healthcheck(server.port());
+        assert_eq!(code, 1, "{output}");
+
+        database.restart();
+        let back = Instant::now();
+        server.wait_until_ready();
+        assert_eq!(server.next(), 101);
+        assert!(back.elapsed() < RECOVERY, "{flavor:?}: {:?}", back.elapsed());
+        assert!(server.log().contains("works again"), "{}", server.log());
+        assert_eq!(setup.run_healthcheck(server.port()).0, 0);
+    }
+}
+
+#[test]
+fn away_while_ids_are_in_memory() {
+    for flavor in [Flavor::MariaDb, Flavor::MySql9] {
+        let mut database = Database::start(flavor);
+        let setup = Setup::seed(&database);
+        let server = setup.start();
+        // Busy for long enough that it holds what lasts for a while.
+        let mut all = load(&[server.port()], 4, 20_000);
+        eventually("the runway is there", || (server.metric("seqsvr_ids_held") > 20_000.0).then_some(()));
+        database.kill();
+        all.merge(load(&[server.port()], 4, 20_000));
+        all.assert_clean(40_000);
+        let ready = server.get("/readyz");
+        assert_eq!(ready.status, 200, "{ready:?}");
+
+        database.restart();
+        let failed = server.metric("seqsvr_leases_total{outcome=\"unavailable\"");
+        // Used up to the end, and beyond: it leases again.
+        let mut client = Client::connect(server.port());
+        let held = server.metric("seqsvr_ids_held");
+        let mut taken = 0.0;
+        while taken < held + 1_000.0 {
+            let response = client.get("/new?count=1000&ranges");
+            assert_eq!(response.status, 200, "{response:?}, {failed} failed leases, {}", server.log());
+            taken += 1_000.0;
+        }
+    }
+}
+
+#[test]
+fn away_until_the_memory_is_used_up() {
+    let mut database = Database::start(Flavor::MariaDb);
+    let setup = Setup::seed(&database).env("SEQSVR_LIMITS__WAIT", "50ms");
+    let server = setup.start();
+    database.kill();
+    let all = load(&[server.port()], 1, 150);
+    assert_eq!(all.verdict().repeats, 0);
+    assert_eq!(all.ids().len(), 100, "all that was leased is handed out");
+    assert_eq!(server.get("/new").status, 503);
+    let ready = server.get("/readyz");
+    assert!(ready.status == 503 && ready.body.contains("no id is left"), "{ready:?}");
+    assert_eq!(server.get("/livez").status, 200);
+    let lines = server.log().matches("leasing of sequence default fails").count();
+    assert_eq!(lines, 1, "one line for one outage: {}", server.log());
+    database.restart();
+    let back = Instant::now();
+    server.wait_until_ready();
+    assert!(back.elapsed() < RECOVERY, "{:?}", back.elapsed());
+    assert!(server.next() > 200);
+}

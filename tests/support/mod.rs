@@ -1,0 +1,19 @@
+//! What the tests stand on: private servers, an HTTP client, and the checker of ids.
+
+pub mod checker;
+pub mod database;
+pub mod http;
+pub mod server;
+
+use database::Database;
+
+/// Runs SQL as root; the rows as texts.
+pub fn sql(database: &Database, sql: &str) -> Vec<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(database.query(sql))
+}
+
+/// The first column of the first row.
+pub fn sql_value(database: &Database, query: &str) -> String {
+    sql(database, query)[0][0].clone()
+}

@@ -1,0 +1,248 @@
+//! The built binary, started in a folder of its own on a free port.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::database::Database;
+use super::http::{self, Response};
+
+/// The seed's configuration file, word for word.
+pub const SEED_CONFIG: &str = "#app
+port: ':8000'
+
+#service
+step: 100
+
+#db
+mysql:
+  user: 'root'
+  password: ''
+  host: 'tcp(localhost:3306)'
+  database: 'sequence'
+";
+
+/// Anything that a test waits for comes within this, or the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder with a configuration: what a node is started from, again and again.
+pub struct Setup {
+    folder: TempDir,
+    environment: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+impl Setup {
+    /// A folder with `config` as its config.yml; with none where it is empty.
+    pub fn new(config: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        if !config.is_empty() {
+            std::fs::write(folder.path().join("config.yml"), config).expect("the configuration is written");
+        }
+        Self { folder, environment: Vec::new(), arguments: Vec::new() }.env("SEQSVR_PORT", "127.0.0.1:0")
+    }
+
+    /// The embedded store, as `--embedded` starts it.
+    pub fn embedded() -> Self {
+        Self::new("").arg("--embedded")
+    }
+
+    /// The seed's file as it is, on `database`.
+    pub fn seed(database: &Database) -> Self {
+        Self::new(SEED_CONFIG).env("SEQSVR_MYSQL__HOST", &format!("tcp(127.0.0.1:{})", database.port()))
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The binary in the folder; nothing of this process's environment that would configure it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seqsvr"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEQSVR_")) {
+            command.env_remove(name);
+        }
+        command
+            .current_dir(self.folder())
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(&self) -> Server {
+        let mut server = self.spawn();
+        server.port = server.wait_for_port();
+        server
+    }
+
+    /// Asks the server at `port`, as a container does.
+    pub fn run_healthcheck(&self, port: u16) -> (i32, String) {
+        let mut command = self.command();
+        let output = command
+            .env("SEQSVR_PORT", format!("127.0.0.1:{port}"))
+            .arg("healthcheck")
+            .output()
+            .expect("the binary starts");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code().unwrap_or(-1), text)
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(&self) -> Server {
+        let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, written) = (BufReader::new(child.stderr.take().expect("it is piped")), log.clone());
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut log = written.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Server { child, log, port: 0 }
+    }
+
+    /// Runs it to its end: the exit code, and what it wrote to both outputs. Panics if it does not end.
+    pub fn run(&self, arguments: &[&str]) -> (i32, String) {
+        let mut server = {
+            let mut command = self.command();
+            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().expect("the binary starts")
+        };
+        let ended = wait(&mut server).is_some();
+        if !ended {
+            let _ = server.kill();
+        }
+        let output = server.wait_with_output().expect("its output");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(ended, "it did not end: {text}");
+        (output.status.code().unwrap_or(-1), text)
+    }
+}
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    port: u16,
+}
+
+impl Server {
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        http::get(self.port, path)
+    }
+
+    pub fn next(&self) -> u64 {
+        self.get("/new").id()
+    }
+
+    fn wait_for_port(&mut self) -> u16 {
+        eventually("it listens", || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                std::thread::sleep(Duration::from_millis(50)); // for the rest of its log
+                panic!("it ended with {status}: {}", self.log());
+            }
+            let log = self.log();
+            let (_, address) = log.split_once("listening on http://127.0.0.1:")?;
+            address.split(':').next()?.parse().ok()
+        })
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub fn wait_until_ready(&self) {
+        eventually("it is ready", || (self.get("/readyz").status == 200).then_some(()));
+    }
+
+    pub fn wait_for_log(&self, wanted: &str) {
+        eventually(&format!("it logs '{wanted}'"), || self.log().contains(wanted).then_some(()));
+    }
+
+    /// The value of a series, by its beginning, such as `seqsvr_leases_total{outcome="ok"`.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let line = text.lines().find(|line| line.starts_with(series));
+        let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
+        value.unwrap_or_else(|| panic!("no series {series} in\n{text}"))
+    }
+
+    /// kill -9, and wait.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Waits for its end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait(&mut self.child).unwrap_or_else(|| panic!("it did not end: {}", self.log()))
+    }
+
+    /// SIGTERM, and wait.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+/// Asks again and again, up to [`PATIENCE`]; panics with `what` if it never comes.
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
