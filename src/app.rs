@@ -86,6 +86,8 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
 
     let service = Arc::new(Service::new(Sequences::new(sequence.clone()), config.limits.clone(), metrics));
     background.first_lease().await?;
+    // Before the first id is out, or a kill -9 within the first second would make it forget the store.
+    save(&node).await;
     let server = http::server(service.clone(), listener, config.shutdown.grace.get())
         .map_err(|error| AppError::Failed(format!("the HTTP server can't start: {error}")))?;
     tracing::info!(

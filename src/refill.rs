@@ -149,7 +149,9 @@ impl Refill {
     /// One line when it begins to fail, and one when it fails in another way.
     fn failed(&self, what: &str, kind: Option<ErrorKind>) {
         let is_first = self.sequence.fail(what, kind);
-        if is_first && kind != Some(ErrorKind::Conflict) {
+        // Misconfigured from the start on ends the process, which says so itself.
+        let is_final = kind == Some(ErrorKind::Misconfigured) && !self.sequence.health().has_leased;
+        if is_first && !is_final && kind != Some(ErrorKind::Conflict) {
             tracing::error!("leasing of sequence {} fails, and is tried again: {what}", self.sequence.name());
         }
     }

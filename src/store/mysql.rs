@@ -4,7 +4,6 @@
 //! that a statement whose OK has come is committed.
 
 use std::num::NonZeroU64;
-use std::path::Path;
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable};
@@ -113,15 +112,13 @@ fn classify(code: u16) -> (ErrorKind, &'static str) {
 }
 
 fn ssl(config: &MySql) -> Option<SslOpts> {
-    let checked = |options: SslOpts| match &config.ssl_ca {
-        Some(ca) => options.with_root_certs(vec![Path::to_path_buf(ca).into()]).with_disable_built_in_roots(true),
-        None => options,
-    };
-    match config.ssl_mode {
-        SslMode::Disabled => None,
-        SslMode::Required => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
-        SslMode::VerifyCa => Some(checked(SslOpts::default()).with_danger_skip_domain_validation(true)),
-        SslMode::VerifyIdentity => Some(checked(SslOpts::default())),
+    match (config.ssl_mode, &config.ssl_ca) {
+        (SslMode::Disabled, _) => None,
+        (SslMode::Required, _) => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
+        (SslMode::VerifyIdentity, None) => Some(SslOpts::default()),
+        (SslMode::VerifyIdentity, Some(ca)) => {
+            Some(SslOpts::default().with_root_certs(vec![ca.clone().into()]).with_disable_built_in_roots(true))
+        }
     }
 }
 

@@ -376,19 +376,24 @@ impl Tickets {
 impl Tickets {
     async fn open(&self, session: &mut Session<'_>, state: &mut State) -> Result<Opened, StoreError> {
         let identity = Identity::of(session).await?;
-        let has_meta = self.find_meta(session).await?;
-        if has_meta.is_none() {
+        let tables: Vec<String> = session
+            .rows(
+                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                 AND TABLE_NAME IN ('generator_table', 'seqsvr_meta')",
+            )
+            .await?;
+        let has = |name: &str| tables.iter().any(|table| table == name);
+        let found = if has("seqsvr_meta") { self.store_id(session).await? } else { None };
+        if found.is_none() {
             // Before anything is made: this may be another database than the one the node leased from.
             self.check_store(None)?;
         }
-        let column = match column_type(session).await? {
-            Some(column) => column,
-            None => {
-                self.create(session, CREATE_GENERATOR_TABLE).await?;
-                tracing::warn!("{}: made the table generator_table, which was missing", self.server.described);
-                column_type(session).await?.unwrap_or_default()
-            }
-        };
+        let missing: Vec<&str> = [("generator_table", CREATE_GENERATOR_TABLE), ("seqsvr_meta", CREATE_META)]
+            .into_iter()
+            .filter_map(|(name, ddl)| (!has(name)).then_some(ddl))
+            .collect();
+        self.create(session, &missing).await?;
+        let column = column_type(session).await?;
         let last_ticket = largest(&column).ok_or_else(|| {
             StoreError::new(
                 ErrorKind::Misconfigured,
@@ -399,9 +404,9 @@ impl Tickets {
                 ),
             )
         })?;
-        let store_id = match has_meta {
+        let store_id = match found {
             Some(store_id) => store_id,
-            None => self.make_meta(session, &identity).await?,
+            None => self.make_meta_row(session, &identity).await?,
         };
         self.check_store(Some(&store_id))?;
 
@@ -420,23 +425,13 @@ impl Tickets {
     }
 
     /// The store_id, where there is a meta row.
-    async fn find_meta(&self, session: &mut Session<'_>) -> Result<Option<String>, StoreError> {
-        let tables: Vec<String> = session
-            .rows(
-                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
-                 AND TABLE_NAME = 'seqsvr_meta'",
-            )
-            .await?;
-        if tables.is_empty() {
-            return Ok(None);
-        }
+    async fn store_id(&self, session: &mut Session<'_>) -> Result<Option<String>, StoreError> {
         let ids: Vec<String> = session.rows("SELECT store_id FROM seqsvr_meta WHERE id = 1").await?;
         Ok(ids.into_iter().next())
     }
 
-    /// Makes the meta table and its row; the store_id of whoever was first.
-    async fn make_meta(&self, session: &mut Session<'_>, identity: &Identity) -> Result<String, StoreError> {
-        self.create(session, CREATE_META).await?;
+    /// Makes the meta row; the store_id of whoever was first.
+    async fn make_meta_row(&self, session: &mut Session<'_>, identity: &Identity) -> Result<String, StoreError> {
         // The step is the one of our configuration: the seed recorded none. Tickets of before are not ours to hand out.
         let sql = format!(
             "INSERT IGNORE INTO seqsvr_meta (id, step, first_ticket, state, server, store_id) VALUES (1, {}, \
@@ -447,35 +442,43 @@ impl Tickets {
         );
         if session.execute(&sql).await?.affected_rows == 1 {
             tracing::warn!(
-                "{}: made the table seqsvr_meta and recorded step {} in it: every node must have the same",
+                "{}: recorded step {} in seqsvr_meta: every node must have the same",
                 self.server.described,
                 self.step
             );
         }
-        let found = self.find_meta(session).await?;
-        found.ok_or_else(|| {
+        self.store_id(session).await?.ok_or_else(|| {
             StoreError::new(ErrorKind::Unavailable, format!("{}: seqsvr_meta has no row", self.server.described))
         })
     }
 
-    async fn create(&self, session: &mut Session<'_>, ddl: &str) -> Result<(), StoreError> {
-        match session.execute(ddl).await {
-            Ok(_) => Ok(()),
-            Err(failed) if matches!(failed.server.as_ref().map(|server| server.code), Some(1044 | 1142)) => {
-                let account: Vec<(String, String)> = session.rows("SELECT CURRENT_USER(), DATABASE()").await?;
-                let (user, database) = account.into_iter().next().unwrap_or_default();
-                let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
-                Err(StoreError::new(
-                    ErrorKind::Misconfigured,
-                    format!(
-                        "{}: a table is missing and this account may not make it. As an administrator, run:\n{ddl};\n\
-                         GRANT SELECT, INSERT, UPDATE, DELETE ON `{database}`.* TO '{name}'@'{host}';",
-                        self.server.described
-                    ),
-                ))
+    /// Makes what is missing; where the account may not, the error says what an administrator has to run.
+    async fn create(&self, session: &mut Session<'_>, missing: &[&str]) -> Result<(), StoreError> {
+        for ddl in missing {
+            match session.execute(ddl).await {
+                Ok(_) => {
+                    let table = ddl.split_whitespace().nth(5).unwrap_or_default();
+                    tracing::warn!("{}: made the table {table}, which was missing", self.server.described);
+                }
+                Err(failed) if matches!(failed.server.as_ref().map(|server| server.code), Some(1044 | 1142)) => {
+                    let account: Vec<(String, String)> = session.rows("SELECT CURRENT_USER(), DATABASE()").await?;
+                    let (user, database) = account.into_iter().next().unwrap_or_default();
+                    let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
+                    return Err(StoreError::new(
+                        ErrorKind::Misconfigured,
+                        format!(
+                            "{}: tables are missing and this account may not make them. As an administrator, in the \
+                             database {database}, run:\n{};\nGRANT SELECT, INSERT, UPDATE, DELETE ON `{database}`.* TO \
+                             '{name}'@'{host}';",
+                            self.server.described,
+                            missing.join(";\n"),
+                        ),
+                    ));
+                }
+                Err(failed) => return Err(failed.error),
             }
-            Err(failed) => Err(failed.error),
         }
+        Ok(())
     }
 
     /// The rows that this node left behind when it last ended; the counter goes on past them.
@@ -491,21 +494,17 @@ impl Tickets {
     }
 }
 
-/// `id`'s column type, such as `int(11)`, if it is an auto-increment; empty if it is not; `None` without the table.
-async fn column_type(session: &mut Session<'_>) -> Result<Option<String>, StoreError> {
+/// `id`'s column type, such as `int(11)`; with a remark where it is not an auto-increment.
+async fn column_type(session: &mut Session<'_>) -> Result<String, StoreError> {
     let rows: Vec<(String, String)> = session
         .rows(
             "SELECT COLUMN_TYPE, EXTRA FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() \
              AND TABLE_NAME = 'generator_table' AND COLUMN_NAME = 'id'",
         )
         .await?;
-    Ok(rows.into_iter().next().map(|(column, extra)| {
-        if extra.to_ascii_lowercase().contains("auto_increment") {
-            column
-        } else {
-            format!("{column} without AUTO_INCREMENT")
-        }
-    }))
+    let (column, extra) = rows.into_iter().next().unwrap_or_default();
+    let is_auto = extra.to_ascii_lowercase().contains("auto_increment");
+    Ok(if is_auto { column } else { format!("{column} without AUTO_INCREMENT") })
 }
 
 /// The largest value of an auto-increment column of a type such as `int(11)` or `bigint unsigned`.
