@@ -20,8 +20,8 @@ RUN cargo build --release --locked --bin seqsvr
 
 FROM debian:bookworm-slim
 # A number, so that Kubernetes' runAsNonRoot can tell that it is not root. A new volume takes over the owner of /data.
-RUN groupadd --system --gid 10001 seqsvr \
-    && useradd --system --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin seqsvr \
+RUN groupadd --gid 10001 seqsvr \
+    && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin seqsvr \
     && install -d -o 10001 -g 10001 -m 0750 /data
 COPY --from=build /build/target/release/seqsvr /usr/local/bin/seqsvr
 COPY config.yml /etc/seqsvr/config.yml

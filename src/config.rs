@@ -35,7 +35,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(place: impl Into<String>, what: impl ToString) -> Self {
+    fn new(place: impl Into<String>, what: impl std::fmt::Display) -> Self {
         Self { place: place.into(), what: what.to_string() }
     }
 }

@@ -50,6 +50,22 @@ pub enum Progress {
     Failing(ErrorKind, String),
 }
 
+/// Why a store's work has no result.
+enum Broken {
+    TimedOut,
+    Panicked(tokio::task::JoinError),
+}
+
+/// Runs `work` as a task of its own, which catches a panic, with a time-out; it is given up with this future.
+async fn guarded<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Broken> {
+    let mut task = tokio::task::JoinSet::new();
+    task.spawn(tokio::time::timeout(LEASE_TIMEOUT, work));
+    match task.join_next().await.expect("one task was spawned") {
+        Ok(done) => done.map_err(|_| Broken::TimedOut),
+        Err(panic) => Err(Broken::Panicked(panic)),
+    }
+}
+
 enum Outcome {
     Leased(Vec<Block>),
     Failed(StoreError),
@@ -75,6 +91,7 @@ impl Refill {
                     Outcome::Leased(blocks) => {
                         self.recovered();
                         self.sequence.append(&blocks);
+                        self.tidy().await;
                         backoff.reset();
                         progress.send_if_modified(|progress| {
                             std::mem::replace(progress, Progress::Leased) != Progress::Leased
@@ -123,18 +140,16 @@ impl Refill {
     async fn lease(&self, want: NonZeroU64) -> Outcome {
         let (store, name) = (self.store.clone(), self.sequence.name().clone());
         let started = Instant::now();
-        // A task of its own, which catches a panic, and is given up with this future.
-        let mut task = tokio::task::JoinSet::new();
-        task.spawn(async move { tokio::time::timeout(LEASE_TIMEOUT, store.lease(&name, want)).await });
-        let outcome = match task.join_next().await {
-            Some(Ok(Ok(Ok(blocks)))) => Outcome::Leased(blocks),
-            Some(Ok(Ok(Err(error)))) => Outcome::Failed(error),
-            Some(Ok(Err(_))) => Outcome::Failed(StoreError::new(
+        let outcome = match guarded(async move { store.lease(&name, want).await }).await {
+            Ok(Ok(blocks)) => Outcome::Leased(blocks),
+            Ok(Err(error)) => Outcome::Failed(error),
+            Err(Broken::TimedOut) => Outcome::Failed(StoreError::new(
                 ErrorKind::Unavailable,
                 format!("{}: no lease within {} s", self.store.store().describe(), LEASE_TIMEOUT.as_secs()),
             )),
-            Some(Err(panic)) => Outcome::Panicked(format!("a lease panicked, which is a bug of seqsvr: {panic}")),
-            None => Outcome::Panicked("a lease has vanished, which is a bug of seqsvr".to_owned()),
+            Err(Broken::Panicked(panic)) => {
+                Outcome::Panicked(format!("a lease panicked, which is a bug of seqsvr: {panic}"))
+            }
         };
         let (label, ids) = match &outcome {
             Outcome::Leased(blocks) => ("ok", blocks.iter().map(|block| block.len()).sum()),
@@ -144,6 +159,12 @@ impl Refill {
         self.metrics.lease(self.sequence.name().as_str(), label, started.elapsed(), ids);
         self.sequence.set_capacity_used(self.store.store().capacity_used());
         outcome
+    }
+
+    /// A failure costs nothing but a later try; it is not worth a line.
+    async fn tidy(&self) {
+        let store = self.store.clone();
+        let _ = guarded(async move { store.store().tidy().await }).await;
     }
 
     /// One line when it begins to fail, and one when it fails in another way.

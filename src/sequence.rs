@@ -16,6 +16,9 @@ use crate::metrics::{Metrics, SequenceSample};
 use crate::segment::{Block, Taken, push_joined};
 use crate::store::{ErrorKind, SequenceName};
 
+/// The longest runway that is told, in seconds.
+const DAY: f64 = 86_400.0;
+
 /// Why a request got no id.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TakeError {
@@ -217,7 +220,6 @@ impl Sequence {
     #[allow(clippy::cast_precision_loss)]
     pub fn runway_seconds(&self) -> f64 {
         let rate = f64::from_bits(self.rate.load(Ordering::Relaxed));
-        const DAY: f64 = 86_400.0;
         if rate > 0.0 { (self.snapshot().held() as f64 / rate).min(DAY) } else { DAY }
     }
 

@@ -120,6 +120,10 @@ pub trait BlockStore: Send + Sync {
     /// must not creep up to `floor` by leasing, for what lies between may be in the hands of other nodes.
     async fn lease(&self, sequence: &SequenceName, want: NonZeroU64, floor: u64) -> Result<Vec<Block>, StoreError>;
 
+    /// Does what may wait until the blocks of a lease are handed out, such as removing the traces of older leases. What
+    /// fails is left for the next time.
+    async fn tidy(&self) {}
+
     /// The most ids of `sequence` that should be held at once; `u64::MAX` where the store does not mind.
     fn most_held(&self) -> u64 {
         u64::MAX

@@ -129,6 +129,7 @@ impl Backoff {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these results are exact
 mod tests {
     use proptest::prelude::*;
 

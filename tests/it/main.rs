@@ -1,5 +1,8 @@
 //! The integration tests: the built binary, real databases, real clients. One binary, so that it links once.
 
+// Counters are whole numbers.
+#![allow(clippy::float_cmp)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

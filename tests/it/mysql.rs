@@ -3,7 +3,7 @@
 use crate::seed::SEED_TABLE;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::load;
-use crate::support::server::{Setup, eventually};
+use crate::support::server::{Server, Setup, eventually};
 use crate::support::{sql, sql_value};
 
 /// An account with a password that must be proven without showing it.
@@ -76,7 +76,7 @@ fn tickets_that_are_not_consecutive() {
         let servers = setups.each_ref().map(Setup::start);
         let first = servers[0].next();
         assert_eq!(first, 201, "the first ticket is the offset");
-        let checker = load(&servers.each_ref().map(|server| server.port()), 16, 20_000);
+        let checker = load(&servers.each_ref().map(Server::port), 16, 20_000);
         checker.assert_clean(20_000);
         assert!(checker.ids().iter().all(|id| (id - 1) / 100 % 3 == 2), "only allocated tickets are used");
     }
@@ -116,14 +116,14 @@ fn the_end_of_the_column() {
 fn a_counter_that_went_back_under_load() {
     for flavor in [Flavor::MariaDb, Flavor::MySql9] {
         let database = Database::start(flavor);
-        let setup = Setup::seed(&database).env("SEQSVR_REFILL__MAX_BLOCK", "1000").env("SEQSVR_LIMITS__WAIT", "20ms");
+        let setup = Setup::seed(&database).env("SEQSVR_REFILL__MAX_BLOCK", "1000").env("SEQSVR_LIMITS__WAIT", "5ms");
         let server = setup.start();
         let mut all = load(&[server.port()], 4, 5_000);
         all.assert_clean(5_000);
 
         // A restored backup: no rows, and the counter where it was long ago.
         sql(&database, "DELETE FROM sequence.generator_table; ALTER TABLE sequence.generator_table AUTO_INCREMENT = 5");
-        let after = load(&[server.port()], 4, 2_000);
+        let after = load(&[server.port()], 4, 4_000);
         assert!(after.verdict().errors > 0, "it refuses once its memory is used up");
         all.merge(after);
         assert_eq!(all.verdict().repeats, 0);
