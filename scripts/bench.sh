@@ -5,8 +5,8 @@
 #   SEQSVR_BIN=target/debug/seqsvr scripts/bench.sh  with a binary that is there already; builds nothing, skips cargo bench
 #
 # Over HTTP, wrk asks a server of our own with the embedded store, and checks that no id comes twice; between its rounds
-# it asks an nginx that returns a constant of as many bytes, so that both see the same moods of the machine. wrk shares
-# the processors with what it measures, so the requests a second say as much about wrk; the processor time a
+# it asks an nginx that returns a constant of about as many bytes, so that both see the same moods of the machine. wrk
+# shares the processors with what it measures, so the requests a second say as much about wrk; the processor time a
 # request says what the server spends. Figures of one run compare with each other, not with those of other machines.
 #
 # Ends with 1 if an id came twice or an answer was an error.
@@ -73,7 +73,7 @@ start_seqsvr() {
     local name
     for name in "${!SEQSVR_@}"; do unset "$name"; done
     # Port 0: the system chooses a free one, and the log names it.
-    (cd "$work/seqsvr" && SEQSVR_PORT=localhost:0 exec "$binary" --embedded) >"$work/seqsvr.log" 2>&1 &
+    (cd "$work/seqsvr" && SEQSVR_PORT=127.0.0.1:0 exec "$binary" --embedded) >"$work/seqsvr.log" 2>&1 &
     seqsvr_pid=$!
     pids+=("$seqsvr_pid")
     local i port=
@@ -82,7 +82,11 @@ start_seqsvr() {
         kill -0 "$seqsvr_pid" 2>/dev/null || break
         port=$(sed -nE 's/.*listening on .*:([0-9]+): .*/\1/p' "$work/seqsvr.log")
     done
-    seqsvr_url=http://localhost:$port/new
+    if [[ -z $port ]]; then
+        cat "$work/seqsvr.log" >&2
+        die "$binary did not start"
+    fi
+    seqsvr_url=http://127.0.0.1:$port/new
     wait_for "$seqsvr_url" "$seqsvr_pid" "$work/seqsvr.log"
 }
 
@@ -94,7 +98,8 @@ start_nginx() {
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
     mkdir "$work/nginx"
-    # As seqsvr answers after some millions of ids.
+    # The same body and headers as seqsvr's, with an id of some digits; nginx adds a `Server` and a `Connection` of
+    # its own.
     cat >"$work/nginx/nginx.conf" <<END
 daemon off;
 pid $work/nginx/pid;

@@ -119,7 +119,6 @@ fn a_counter_that_went_back_under_load() {
         let setup = Setup::seed(&database).env("SEQSVR_REFILL__MAX_BLOCK", "1000").env("SEQSVR_LIMITS__WAIT", "5ms");
         let server = setup.start();
         let mut all = load(&[server.port()], 4, 5_000);
-        all.assert_clean(5_000);
 
         // A restored backup: no rows, and the counter where it was long ago.
         sql(&database, "DELETE FROM sequence.generator_table; ALTER TABLE sequence.generator_table AUTO_INCREMENT = 5");
