@@ -24,8 +24,7 @@ test-loom:
 check: check-deps
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	SEQSVR_LOOM=1 $(CARGO) clippy --lib --tests --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items --locked
 	./scripts/deny.sh
 
 check-deps:
