@@ -1,6 +1,6 @@
 //! What a node holds of one sequence: the current segment, and the ready blocks behind it.
 //!
-//! All of it is one immutable [`Held`] behind one pointer. Promotion (the first ready block becomes the current
+//! All of it is one immutable `Held` behind one pointer. Promotion (the first ready block becomes the current
 //! segment), append and seal are each one compare-and-swap of that pointer; a loser loads it again. A queue beside the
 //! pointer was modelled too and let one thread get 20 and then 11.
 //!
