@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use super::super::{BlockStore, DEFAULT_MAX_ID, ErrorKind, MAX_BLOCKS_PER_LEASE, SequenceName, StoreError};
 use super::{Done, Identity, Server, Session};
@@ -26,6 +27,7 @@ use crate::config::{MySql, Step};
 use crate::node::Node;
 use crate::segment::{Block, push_joined};
 
+mod meta;
 mod open;
 
 /// The most tickets of one INSERT: 1000 take 8 to 18 ms.
@@ -39,6 +41,9 @@ const MANY_TICKETS: u64 = 100;
 
 /// From here on each start and each lease that crosses it warns that the column ends.
 const WARN_CAPACITY: f64 = 0.8;
+
+/// The 48 bits of a row's uuid that are its counter.
+const COUNTER_MASK: u64 = (1 << 48) - 1;
 
 /// Rows whose ids are deleted by one statement.
 const MOST_ROWS_PER_DELETE: usize = 1_000;
@@ -75,17 +80,6 @@ struct Opened {
     /// The largest value of the auto-increment column.
     last_ticket: u64,
     column_type: String,
-}
-
-/// The row of `seqsvr_meta`, with the server's identity and auto-increment step.
-struct Meta {
-    step: u64,
-    first_ticket: u64,
-    state: String,
-    server: String,
-    store_id: String,
-    connected_to: String,
-    increment: u64,
 }
 
 impl Tickets {
@@ -198,12 +192,12 @@ impl Tickets {
         mut count: u64,
     ) -> Result<(Vec<String>, u64), StoreError> {
         loop {
-            let uuids: Vec<String> = (0..count)
-                .map(|_| {
-                    state.counter = (state.counter + 1) & 0xffff_ffff_ffff;
-                    row_uuid(&self.node.id().to_string(), state.counter)
-                })
-                .collect();
+            let node = self.node.id();
+            let mut next = || {
+                state.counter = (state.counter + 1) & COUNTER_MASK;
+                row_uuid(node, state.counter)
+            };
+            let uuids: Vec<String> = (0..count).map(|_| next()).collect();
             let mut sql = String::from("INSERT INTO generator_table (uuid) VALUES ");
             for (n, uuid) in uuids.iter().enumerate() {
                 let comma = if n == 0 { "" } else { "," };
@@ -228,91 +222,13 @@ impl Tickets {
                     Some(server) if is_past_the_end(&server, opened.last_ticket) => return Err(self.exhausted(opened)),
                     // A uuid of ours is taken, by a row of before: go on behind it.
                     Some(server) if server.code == 1062 => {
-                        state.counter = uuid::Uuid::new_v4().as_u64_pair().0 & 0xffff_ffff_ffff;
+                        state.counter = Uuid::new_v4().as_u64_pair().0 & COUNTER_MASK;
                         return Err(StoreError { kind: ErrorKind::Conflict, ..failed.error });
                     }
                     _ => return Err(failed.error),
                 },
             }
         }
-    }
-
-    async fn meta(&self, session: &mut Session<'_>, opened: &Opened) -> Result<Meta, StoreError> {
-        let sql = format!(
-            "SELECT step, first_ticket, state, server, store_id, {}, @@auto_increment_increment FROM seqsvr_meta \
-             WHERE id = 1",
-            opened.identity.expression
-        );
-        let rows: Vec<(u64, u64, String, String, String, String, u64)> = session.rows(&sql).await?;
-        let (step, first_ticket, state, server, store_id, connected_to, increment) =
-            rows.into_iter().next().ok_or_else(|| {
-                StoreError::new(
-                    ErrorKind::Misconfigured,
-                    format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", self.server.described),
-                )
-            })?;
-        Ok(Meta { step, first_ticket, state, server, store_id, connected_to, increment })
-    }
-
-    /// What must hold before anything that was leased is handed out.
-    fn check_meta(&self, meta: &Meta, opened: &Opened) -> Result<(), StoreError> {
-        let at = &self.server.described;
-        let wrong = |kind, what: String| Err(StoreError::new(kind, format!("{at}: {what}")));
-        if meta.store_id != opened.store_id {
-            return wrong(ErrorKind::Misconfigured, format!("the store_id changed to {} while we ran", meta.store_id));
-        }
-        if meta.state != "ok" {
-            let what = format!("seqsvr_meta.state is '{}': a migration is under way, or was interrupted", meta.state);
-            return wrong(ErrorKind::Unavailable, what);
-        }
-        if meta.step != self.step {
-            let what = format!(
-                "the ids of this table are leased with step {}, the configuration says step {}. Two steps on one table \
-                 hand ids out twice. Set step: {0} in the configuration",
-                meta.step, self.step
-            );
-            return wrong(ErrorKind::Misconfigured, what);
-        }
-        if meta.server != meta.connected_to {
-            let what = format!(
-                "this is server '{}', but the counter was last fenced for server '{}'. After a failover or a restore, \
-                 commits that the old server acknowledged may be missing here, so ids could be repeated. When all \
-                 nodes' highest ids are known, with TICKET above each of them divided by step {}, run: INSERT INTO \
-                 generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET first_ticket = TICKET + 1, \
-                 server = '{0}' WHERE id = 1;",
-                meta.connected_to, meta.server, self.step
-            );
-            return wrong(ErrorKind::Unsafe, what);
-        }
-        Ok(())
-    }
-
-    /// Once the counter was found to have gone back, nothing is leased until a person has raised `first_ticket` past
-    /// what this node leased: passing our own mark by leasing on would run through what *other* nodes hold.
-    fn check_fenced(&self, meta: &Meta, floor_id: u64) -> Result<(), StoreError> {
-        let needed = floor_id.saturating_sub(1).div_ceil(self.step);
-        if meta.first_ticket >= needed {
-            return Ok(());
-        }
-        Err(self.unfenced(&format!("seqsvr_meta.first_ticket is {}, and must be at least {needed}", meta.first_ticket)))
-    }
-
-    fn behind(&self, state: &mut State, what: &str) -> StoreError {
-        state.is_behind = true;
-        self.unfenced(what)
-    }
-
-    fn unfenced(&self, what: &str) -> StoreError {
-        StoreError::new(
-            ErrorKind::Unsafe,
-            format!(
-                "{}: the counter of generator_table went back ({what}): a restored backup, or a lowered AUTO_INCREMENT. \
-                 Ids could be repeated, so nothing is leased. With TICKET above the highest id of all nodes divided by \
-                 step {}, run: INSERT INTO generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET \
-                 first_ticket = TICKET + 1 WHERE id = 1;",
-                self.server.described, self.step
-            ),
-        )
     }
 
     /// The blocks of rising tickets, adjacent ones as one; at most [`MAX_BLOCKS_PER_LEASE`].
@@ -374,10 +290,10 @@ fn ticket_block(ticket: u64, step: u64) -> Option<Block> {
     if end - 1 > DEFAULT_MAX_ID { None } else { Block::new(start, end) }
 }
 
-/// The uuid of a row: 24 characters of the node's own and 12 of the counter, so that a node's rows differ, lie together
-/// in the index, and still tell whose they are.
-fn row_uuid(node: &str, counter: u64) -> String {
-    format!("{}{counter:012x}", &node[..24])
+/// The uuid of a row: the first 24 characters of the node's own and 12 of the counter, so that a node's rows differ, lie
+/// together in the index, and still tell whose they are.
+fn row_uuid(node: Uuid, counter: u64) -> String {
+    Uuid::from_u64_pair(node.as_u64_pair().0, node.as_u64_pair().1 & !COUNTER_MASK | counter).to_string()
 }
 
 /// Whether the server refused an INSERT because the auto-increment column has no more values. Tried: MariaDB 10.11
@@ -435,9 +351,9 @@ mod tests {
 
     #[test]
     fn a_row_tells_whose_it_is() {
-        let node = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+        let node = "6ba7b810-9dad-11d1-80b4-00c04fd430c8".parse().unwrap();
         assert_eq!(row_uuid(node, 0xabc), "6ba7b810-9dad-11d1-80b4-000000000abc");
-        assert_eq!(row_uuid(node, 0xffff_ffff_ffff).len(), 36);
+        assert_eq!(row_uuid(node, COUNTER_MASK), "6ba7b810-9dad-11d1-80b4-ffffffffffff");
     }
 
     #[test]

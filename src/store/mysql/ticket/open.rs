@@ -133,7 +133,7 @@ impl Tickets {
 
     /// The rows that this node left behind when it last ended; the counter goes on past them.
     async fn find_own_rows(&self, session: &mut Session<'_>, state: &mut State) -> Result<(), StoreError> {
-        let prefix = row_uuid(&self.node.id().to_string(), 0)[..24].to_owned();
+        let prefix = row_uuid(self.node.id(), 0)[..24].to_owned();
         let rows: Vec<(u64, String)> = session
             .rows(&format!("SELECT id, uuid FROM generator_table WHERE uuid LIKE '{prefix}%' ORDER BY id"))
             .await?;
