@@ -1,10 +1,12 @@
 //! The database away: at the start, and while ids are handed out.
 
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{Client, load};
-use crate::support::server::{Setup, eventually};
+use crate::support::server::{SEED_CONFIG, Setup, eventually};
 
 /// The server serves again within this after the database's return.
 const RECOVERY: Duration = Duration::from_secs(3);
@@ -90,4 +92,27 @@ fn away_until_the_memory_is_used_up() {
     server.wait_until_ready();
     assert!(back.elapsed() < RECOVERY, "{:?}", back.elapsed());
     assert!(server.next() > 200);
+}
+
+#[test]
+fn a_database_that_takes_connections_and_never_answers() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let setup = Setup::new(SEED_CONFIG).env("SEQSVR_MYSQL__HOST", &address);
+    let mut server = setup.start();
+    assert_eq!(server.get("/livez").status, 200);
+    eventually("it says so", || server.get("/readyz").body.contains("took longer than 2 s").then_some(()));
+    // Each attempt is closed before the next one: they do not pile up.
+    silent.set_nonblocking(true).unwrap();
+    let connections: Vec<_> = silent.incoming().map_while(Result::ok).collect();
+    let open = connections.iter().filter(|connection| is_open(connection)).count();
+    assert!(open <= 2, "{open} of {} connections are open", connections.len());
+    let asked = Instant::now();
+    assert_eq!(server.stop().code(), Some(0), "{}", server.log());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+fn is_open(mut connection: &TcpStream) -> bool {
+    connection.set_nonblocking(true).unwrap();
+    !matches!(connection.read(&mut [0; 64]), Ok(0))
 }
