@@ -22,7 +22,7 @@ use seqsvr::node::Node;
 use seqsvr::refill::policy::Policy;
 use seqsvr::refill::{Progress, Refill};
 use seqsvr::segment::{Block, Segment};
-use seqsvr::sequence::{Sequence, WaitLimits};
+use seqsvr::sequence::{Sequence, TakeLimits};
 use seqsvr::store::guard::Guard;
 use seqsvr::store::{BlockStore, SequenceName, StoreError};
 use tokio::sync::watch;
@@ -70,7 +70,7 @@ struct Endless;
 
 #[async_trait]
 impl BlockStore for Endless {
-    async fn lease(&self, _: &SequenceName, _: NonZeroU64, _: u64) -> Result<Vec<Block>, StoreError> {
+    async fn lease(&self, _: &SequenceName, _: NonZeroU64) -> Result<Vec<Block>, StoreError> {
         Ok(vec![block()])
     }
 
@@ -88,8 +88,8 @@ impl BlockStore for Endless {
 /// A sequence that its refill has filled once.
 fn filled_sequence() -> Arc<Sequence> {
     let metrics = Arc::new(Metrics::new());
-    let limits = WaitLimits { time: Duration::ZERO, waiters: 0 };
-    let sequence = Arc::new(Sequence::new(SequenceName::default(), THRESHOLD, limits, metrics.clone()));
+    let limits = TakeLimits { ids: u64::MAX, time: Duration::ZERO, waiters: 0 };
+    let sequence = Arc::new(Sequence::new(SequenceName::default(), THRESHOLD, limits, 0, metrics.clone()));
     let refill = Refill {
         sequence: sequence.clone(),
         store: Arc::new(Guard::new(Arc::new(Endless), Arc::new(Node::forgetful()))),

@@ -2,8 +2,10 @@
 //!
 //! The main runtime has the refill, the store and the signals; actix's workers have threads of their own.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -18,16 +20,19 @@ use crate::metrics::Metrics;
 use crate::node::{Node, NodeError};
 use crate::refill::policy::Policy;
 use crate::refill::{Progress, Refill};
-use crate::sequence::{Sequence, WaitLimits};
+use crate::sequence::{Sequence, TakeLimits};
 use crate::sequences::Sequences;
 use crate::store::guard::Guard;
-use crate::store::{self, ErrorKind, SequenceName};
+use crate::store::{self, SequenceName};
 
 /// How long the start waits for the first lease, so that the first answer is immediate. Then it goes on without.
 const FIRST_LEASE_WAIT: Duration = Duration::from_secs(1);
 
 /// How often the node's memory is written, if it changed.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the last writing of the node's memory may take.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the refill may take to notice the end; it has nothing to finish.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,29 +62,22 @@ impl AppError {
 pub async fn run(config: &Config) -> Result<(), AppError> {
     let mut signals = Signals::new().map_err(|error| AppError::Failed(format!("signals can't be caught: {error}")))?;
     let node = Arc::new(open_node(config)?);
-    let listener = http::bind(&config.port).map_err(|error| {
-        AppError::Failed(format!(
-            "port {}: {error}. Is another server running there? Stop it, or set another port",
-            config.port
-        ))
-    })?;
+    let listener = http::bind(&config.port).map_err(|error| cannot_listen(config, &error))?;
     let address = listener.local_addr().map_err(|error| AppError::Failed(error.to_string()))?;
 
     let metrics = Arc::new(Metrics::new());
     let guard = Arc::new(Guard::new(store::select(config, node.clone()), node.clone()));
-    let waits = WaitLimits { time: config.limits.wait.get(), waiters: config.limits.waiters.get() };
-    let sequence =
-        Arc::new(Sequence::new(SequenceName::default(), config.refill.threshold.get(), waits, metrics.clone()));
+    let step = config.step.get();
     let max_block = config.refill.max_block.get();
+    let max_held = max_block.min(guard.store().most_held()).max(step);
+    let name = SequenceName::default();
+    let mark = node.high_water_mark(name.as_str());
+    let limits = TakeLimits { ids: max_held, time: config.limits.wait.get(), waiters: config.limits.waiters.get() };
+    let sequence = Arc::new(Sequence::new(name, config.refill.threshold.get(), limits, mark, metrics.clone()));
     let refill = Refill {
         sequence: sequence.clone(),
         store: guard.clone(),
-        policy: Policy {
-            step: config.step.get(),
-            max_block,
-            max_held: max_block.min(guard.store().most_held()),
-            runway: config.refill.runway.get(),
-        },
+        policy: Policy { step, max_block, max_held, runway: config.refill.runway.get() },
         metrics: metrics.clone(),
     };
     let mut background = Background::start(refill, node.clone());
@@ -95,7 +93,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
         env!("CARGO_PKG_VERSION"),
         sequence.name(),
         guard.store().describe(),
-        config.step.get()
+        step
     );
     tracing::info!("listening on http://{address}: try curl http://localhost:{}/new", address.port());
 
@@ -110,25 +108,41 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
         }
     };
     service.drain();
-    let drain = async {
+    let end = async {
         if outcome.is_ok() {
             sleep(config.shutdown.lead.get()).await;
         }
         handle.stop(true).await;
+        background.stop().await;
+        let unused = sequence.seal();
+        if timeout(SAVE_TIMEOUT, save(&node)).await.is_err() {
+            tracing::warn!("data_dir does not answer: what this node remembers there may be out of date");
+        }
+        guard.store().close().await;
+        unused
     };
     tokio::select! {
-        () = drain => {}
+        unused = end => {
+            tracing::info!("stopped; {unused} leased ids were not handed out and are a gap");
+            outcome
+        }
         name = signals.next() => {
-            return Err(AppError::Failed(format!("{name} again: ended at once, requests in flight are cut off")));
+            Err(AppError::Failed(format!("{name} again: ended at once, requests in flight are cut off")))
         }
     }
+}
 
-    background.stop().await;
-    let unused = sequence.seal();
-    save(&node).await;
-    guard.store().close().await;
-    tracing::info!("stopped; {unused} leased ids were not handed out and are a gap");
-    outcome
+fn cannot_listen(config: &Config, error: &std::io::Error) -> AppError {
+    let port = &config.port;
+    match error.kind() {
+        ErrorKind::AddrInUse => AppError::Failed(format!(
+            "port {port}: {error}. Another server is running there: stop it, or set another port"
+        )),
+        ErrorKind::PermissionDenied => {
+            AppError::Failed(format!("port {port}: {error}. Ports below 1024 need a privilege: set another port"))
+        }
+        _ => AppError::Misconfigured(format!("port {port}: {error}. It must be an address of this machine")),
+    }
 }
 
 fn open_node(config: &Config) -> Result<Node, AppError> {
@@ -137,7 +151,9 @@ fn open_node(config: &Config) -> Result<Node, AppError> {
         (Ok(node), _) => node,
         // On MySQL a data directory is optional: what is lost is a guard.
         (Err(error @ NodeError::Unusable { .. }), Store::MySql(_)) => {
-            tracing::warn!("{error}. Going on without: this node forgets its identity when it ends");
+            tracing::warn!(
+                "{error}. Going on without: this node forgets its identity when it ends, and leaves a row in generator_table behind"
+            );
             return Ok(Node::forgetful());
         }
         (Err(error), _) => return Err(AppError::Misconfigured(error.to_string())),
@@ -176,14 +192,14 @@ impl Background {
     async fn first_lease(&mut self) -> Result<(), AppError> {
         let _ = timeout(FIRST_LEASE_WAIT, self.progress.wait_for(|progress| *progress != Progress::Starting)).await;
         match &*self.progress.borrow() {
-            Progress::Failing(ErrorKind::Misconfigured, what) => Err(AppError::Misconfigured(what.clone())),
+            Progress::Failing(store::ErrorKind::Misconfigured, what) => Err(AppError::Misconfigured(what.clone())),
             _ => Ok(()),
         }
     }
 
     /// Ends if, before the first lease worked, it turns out that only a person can make it work.
     async fn misconfigured(&mut self) -> AppError {
-        let is_final = |progress: &Progress| matches!(progress, Progress::Failing(ErrorKind::Misconfigured, _));
+        let is_final = |progress: &Progress| matches!(progress, Progress::Failing(store::ErrorKind::Misconfigured, _));
         match self.progress.wait_for(is_final).await.as_deref() {
             Ok(Progress::Failing(_, what)) => AppError::Misconfigured(what.clone()),
             // The refill ends only when it is stopped.
@@ -200,11 +216,17 @@ impl Background {
     }
 }
 
+/// Writes what the node remembers. A failure is told once, until it works again.
 async fn save(node: &Arc<Node>) {
+    /// Relaxed: it only keeps the log short.
+    static IS_FAILING: AtomicBool = AtomicBool::new(false);
     let node = node.clone();
-    let saved = tokio::task::spawn_blocking(move || node.save()).await;
-    if let Ok(Err(error)) = saved {
-        tracing::warn!("what this node remembers can't be written to data_dir: {error}");
+    match tokio::task::spawn_blocking(move || node.save()).await {
+        Ok(Err(error)) if !IS_FAILING.swap(true, Ordering::Relaxed) => {
+            tracing::warn!("what this node remembers can't be written to data_dir, and is tried again: {error}");
+        }
+        Ok(Ok(())) => IS_FAILING.store(false, Ordering::Relaxed),
+        _ => {}
     }
 }
 

@@ -12,7 +12,9 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::app::{self, AppError};
-use crate::config::{Config, DEFAULT_FILE, EXIT_CONFIGURATION, Listen, Log, LogFormat, LogLevel, Sources, Store};
+use crate::config::{
+    Config, DEFAULT_FILE, ENVIRONMENT_PREFIX, EXIT_CONFIGURATION, Listen, Log, LogFormat, LogLevel, Sources, Store,
+};
 use crate::node::Node;
 
 /// Hands out unique, rising 64-bit ids over HTTP, leased in blocks from MySQL or from an embedded store.
@@ -76,9 +78,7 @@ pub fn run() -> ExitCode {
 
 fn execute(arguments: Arguments) -> Result<(), AppError> {
     let command = arguments.command.unwrap_or(Command::Serve);
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = environment()?;
     let sources = Sources { file: arguments.config, embedded: arguments.embedded, environment };
     let config = Config::load(&sources).map_err(|error| AppError::Misconfigured(error.to_string()))?;
     match command {
@@ -90,6 +90,17 @@ fn execute(arguments: Arguments) -> Result<(), AppError> {
         Command::Healthcheck => healthcheck(&config.port),
         Command::Adopt => adopt(&config),
     }
+}
+
+/// The variables that configure the server.
+fn environment() -> Result<Vec<(String, String)>, AppError> {
+    let ours = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    ours.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
+        .map(|(name, value)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(AppError::Misconfigured(format!("{name}: its value is not UTF-8"))),
+        })
+        .collect()
 }
 
 fn serve(config: &Config) -> Result<(), AppError> {
@@ -117,7 +128,11 @@ fn start_log(log: Log) {
     };
     // actix tells of its workers' starts and stops: ours say what matters.
     let others = if level == LevelFilter::INFO { LevelFilter::WARN } else { level };
-    let targets = Targets::new().with_default(others).with_target("seqsvr", level);
+    let mut targets = Targets::new().with_default(others).with_target("seqsvr", level);
+    if level <= LevelFilter::INFO {
+        // It reports each connection that sends rubbish, as an error: a port scan would fill the log.
+        targets = targets.with_target("actix_http", LevelFilter::OFF);
+    }
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -180,9 +195,13 @@ fn adopt(config: &Config) -> Result<(), AppError> {
         let dir = config.data_dir.display();
         return Err(AppError::Failed(format!("data_dir {dir} is held by a running server: stop it first")));
     }
-    node.forget_store();
+    let before = node.adopt();
     node.save().map_err(|error| AppError::Failed(format!("data_dir {}: {error}", config.data_dir.display())))?;
-    println!("forgotten: the next start remembers the store that it finds");
+    println!(
+        "the next start accepts the store that it finds (until now: store_id {}). If it is another one, make sure that its \
+         ids begin past those of the old one",
+        before.as_deref().unwrap_or("none")
+    );
     Ok(())
 }
 

@@ -6,9 +6,12 @@
 //! What always holds: the store is never inferred. Exactly one of a `mysql:` section and `store: embedded` must be
 //! there, for a production node that lost its section would else count from the start again.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_yaml::Value;
 use thiserror::Error;
 
@@ -35,7 +38,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(place: impl Into<String>, what: impl std::fmt::Display) -> Self {
+    fn new(place: impl Into<String>, what: impl fmt::Display) -> Self {
         Self { place: place.into(), what: what.to_string() }
     }
 }
@@ -92,6 +95,27 @@ pub struct MySql {
     /// A PEM file of the authorities to trust; those that browsers trust where it is missing.
     #[serde(default)]
     pub ssl_ca: Option<PathBuf>,
+}
+
+impl MySql {
+    /// What no single value can be checked for.
+    fn check(&self) -> Result<(), String> {
+        for (key, value) in [("user", &self.user), ("database", &self.database)] {
+            if value.is_empty() {
+                return Err(format!("mysql.{key}: it is empty. Name the {key}"));
+            }
+        }
+        match &self.ssl_ca {
+            Some(_) if self.ssl_mode != SslMode::VerifyIdentity => {
+                Err("mysql.ssl_ca: nothing is checked with it. Set ssl_mode: verify_identity, or remove it".to_owned())
+            }
+            Some(ca) => match std::fs::read(ca) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("mysql.ssl_ca: '{}' can't be read: {error}", ca.display())),
+            },
+            None => Ok(()),
+        }
+    }
 }
 
 /// The names and meanings of MySQL's own `--ssl-mode`. `VERIFY_CA` is left out: mysql_async 0.37 can't do it with rustls
@@ -215,6 +239,7 @@ struct Typed {
     step: Option<Step>,
     store: Option<TypedStore>,
     data_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "section")]
     mysql: Option<MySql>,
     refill: Option<Refill>,
     limits: Option<Limits>,
@@ -226,6 +251,29 @@ struct Typed {
 #[serde(rename_all = "snake_case")]
 enum TypedStore {
     Embedded,
+}
+
+/// The `mysql:` section. serde's own error for something else in its place would show it, password and all.
+fn section<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MySql>, D::Error> {
+    struct Section;
+
+    impl<'de> Visitor<'de> for Section {
+        type Value = Option<MySql>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a section with the keys user, password, host and database")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            MySql::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+        fn visit_str<E: de::Error>(self, _: &str) -> Result<Self::Value, E> {
+            Err(E::custom("write a section with the keys user, password, host and database"))
+        }
+    }
+
+    deserializer.deserialize_any(Section)
 }
 
 /// Where the settings come from.
@@ -271,14 +319,21 @@ impl Config {
                      database) to lease from MySQL, or the line 'store: embedded' to keep the counter in data_dir",
                 ));
             }
-            (Some(mysql), false) => Store::MySql(mysql),
+            (Some(mysql), false) => {
+                mysql.check().map_err(|what| ConfigError::new(&place, what))?;
+                Store::MySql(mysql)
+            }
             (None, true) => Store::Embedded,
         };
+        let data_dir = typed.data_dir.unwrap_or_else(|| "data".into());
+        if data_dir.as_os_str().is_empty() {
+            return Err(ConfigError::new(place, "data_dir: it is empty. Name a folder, or leave the key out"));
+        }
         Ok(Self {
             port: typed.port.unwrap_or(Listen::all(8000)),
             step: typed.step.unwrap_or(Step::of(100)),
             store,
-            data_dir: typed.data_dir.unwrap_or_else(|| "data".into()),
+            data_dir,
             refill: typed.refill.unwrap_or_default(),
             limits: typed.limits.unwrap_or_default(),
             shutdown: typed.shutdown.unwrap_or_default(),
@@ -320,8 +375,11 @@ fn overrides(environment: &[(String, String)]) -> Result<Vec<Override>, ConfigEr
             if environment.iter().any(|(other, _)| other == SECRET_VARIABLE) {
                 return Err(ConfigError::new(secret_file, format!("{SECRET_VARIABLE} is set too: keep one of them")));
             }
-            let text = std::fs::read_to_string(text)
-                .map_err(|error| ConfigError::new(&secret_file, format!("'{text}' can't be read: {error}")))?;
+            let text = std::fs::read_to_string(text).map_err(|error| {
+                // Whoever put the password itself here should not find it in the log.
+                let shown = if text.starts_with(['/', '.']) { text } else { "(not shown, for it may be the password)" };
+                ConfigError::new(&secret_file, format!("it must name a file, and {shown} can't be read: {error}"))
+            })?;
             (SECRET_VARIABLE, text.trim_end_matches(['\r', '\n']).to_owned())
         } else {
             (variable.as_str(), text.clone())
@@ -357,7 +415,12 @@ fn apply(file: Value, overrides: &[Override]) -> Result<Typed, ConfigError> {
         }
     }
     let typed: Result<Option<Typed>, _> = serde_yaml::from_value(merged);
-    typed.map(Option::unwrap_or_default).map_err(|error| ConfigError::new("the environment", error))
+    typed.map(Option::unwrap_or_default).map_err(|error| {
+        // Only the mysql: section has keys that must be there.
+        let place =
+            overrides.iter().find(|entry| entry.keys[0] == "mysql").map_or("the environment", |entry| &entry.variable);
+        ConfigError::new(place, format!("{error} of the mysql: section, which the file does not have, or not whole"))
+    })
 }
 
 /// `tree` with `value` at the path `keys`.

@@ -26,6 +26,9 @@ use answer::{Refusal, Shape, Wanted};
 /// How long the headers of a connection's first request may take.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a POST may carry; it is read and passed over.
+const MOST_BODY_BYTES: usize = 16 << 10;
+
 /// How long a client may take to close its side.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -127,14 +130,18 @@ pub fn server(service: Arc<Service>, listener: TcpListener, grace: Duration) -> 
 
 fn routes(app: &mut web::ServiceConfig) {
     let get_or_head = || web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
-    let get_or_post = || web::route().guard(guard::Any(guard::Get()).or(guard::Post()));
-    app.service(only("/new", "GET, POST").route(get_or_post().to(new)))
-        .service(only("/new/{sequence}", "GET, POST").route(get_or_post().to(new_of_sequence)))
-        .service(only("/livez", "GET, HEAD").route(get_or_head().to(probes::livez)))
-        .service(only("/readyz", "GET, HEAD").route(get_or_head().to(probes::readyz)))
-        .service(only("/metrics", "GET, HEAD").route(get_or_head().to(probes::metrics)))
+    app.app_data(web::PayloadConfig::new(MOST_BODY_BYTES))
+        .service(only("/new", "GET, POST", Route::New).route(web::get().to(new)).route(web::post().to(new_posted)))
         .service(
-            only("/", "GET, HEAD, OPTIONS")
+            only("/new/{sequence}", "GET, POST", Route::NewSequence)
+                .route(web::get().to(new_of_sequence))
+                .route(web::post().to(new_of_sequence_posted)),
+        )
+        .service(only("/livez", "GET, HEAD", Route::Livez).route(get_or_head().to(probes::livez)))
+        .service(only("/readyz", "GET, HEAD", Route::Readyz).route(get_or_head().to(probes::readyz)))
+        .service(only("/metrics", "GET, HEAD", Route::Metrics).route(get_or_head().to(probes::metrics)))
+        .service(
+            only("/", "GET, HEAD, OPTIONS", Route::Other)
                 .route(get_or_head().to(root))
                 .route(web::route().method(Method::OPTIONS).to(options)),
         )
@@ -142,12 +149,12 @@ fn routes(app: &mut web::ServiceConfig) {
 }
 
 /// A resource that answers other methods than its own with 405.
-fn only(path: &str, allowed: &'static str) -> Resource {
+fn only(path: &str, allowed: &'static str, route: Route) -> Resource {
     web::resource(path).default_service(web::to(move |worker: web::Data<Worker>, request: HttpRequest| async move {
         let what = format!("{} is not allowed here: use {allowed}", request.method());
         let mut response = Refusal { status: StatusCode::METHOD_NOT_ALLOWED, what }.respond();
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-        worker.counted(Route::Other, response)
+        worker.counted(route, response)
     }))
 }
 
@@ -155,6 +162,32 @@ async fn new(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
     let service = &worker.service;
     let response = hand_out(service, service.sequences.default_sequence(), &request).await;
     worker.counted(Route::New, response)
+}
+
+/// A body means nothing here, but it must be read, or the connection could not go on behind it.
+type Body = Result<web::Bytes, actix_web::Error>;
+
+async fn new_posted(worker: web::Data<Worker>, request: HttpRequest, body: Body) -> HttpResponse {
+    match body {
+        Ok(_) => new(worker, request).await,
+        Err(error) => worker.counted(Route::New, refused_body(&error).respond()),
+    }
+}
+
+async fn new_of_sequence_posted(worker: web::Data<Worker>, request: HttpRequest, body: Body) -> HttpResponse {
+    match body {
+        Ok(_) => new_of_sequence(worker, request).await,
+        Err(error) => worker.counted(Route::NewSequence, refused_body(&error).respond()),
+    }
+}
+
+fn refused_body(error: &actix_web::Error) -> Refusal {
+    Refusal {
+        status: error.as_response_error().status_code(),
+        what: format!(
+            "the body is of no use here and can't be read ({error}): send none, or at most {MOST_BODY_BYTES} bytes"
+        ),
+    }
 }
 
 async fn new_of_sequence(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {

@@ -41,8 +41,17 @@ impl Route {
 }
 
 /// The statuses that are answered; the label `status`. Whatever else there may be is counted under the last.
-const STATUSES: [(u16, &str); 8] =
-    [(200, "200"), (204, "204"), (400, "400"), (404, "404"), (405, "405"), (503, "503"), (507, "507"), (0, "other")];
+const STATUSES: [(u16, &str); 9] = [
+    (200, "200"),
+    (204, "204"),
+    (400, "400"),
+    (404, "404"),
+    (405, "405"),
+    (413, "413"),
+    (503, "503"),
+    (507, "507"),
+    (0, "other"),
+];
 
 /// One worker's responses by route and status: nobody else writes it, so that counting costs the hot path no more
 /// than an add to a cache line that it owns.
@@ -76,6 +85,8 @@ pub struct SequenceSample {
     pub waiters: u64,
     /// How much of the ids that the sequence can ever have is leased, 0 to 1.
     pub capacity_used: f64,
+    /// The largest block end leased (exclusive), also before a restart.
+    pub high_water_mark: u64,
 }
 
 /// The metrics of a process.
@@ -100,6 +111,7 @@ struct Scraped {
     block_size: IntGaugeVec,
     waiters: IntGaugeVec,
     capacity_used: GaugeVec,
+    high_water_mark: IntGaugeVec,
     responses: IntCounterVec,
     workers: Vec<Arc<ResponseCounts>>,
 }
@@ -171,7 +183,7 @@ impl Metrics {
                 runway: gauges(
                     "seqsvr_runway_seconds",
                     "How long the ids in memory last at the rate of now, without the database; 86400 (a day) stands for \
-                     anything longer.",
+                     anything longer, 0 for no ids.",
                 ),
                 block_size: int_gauges(
                     "seqsvr_block_size_ids",
@@ -184,9 +196,16 @@ impl Metrics {
                     "How much of the ids that the sequence can ever have is leased (0 to 1); on generator_table the \
                      auto-increment column is what ends.",
                 ),
+                high_water_mark: int_gauges(
+                    "seqsvr_high_water_mark_ids",
+                    "Every id that this node has leased, also before a restart, is below this. After a restore or a \
+                     failover the store's counter must be past the largest one of all nodes.",
+                    &["sequence"],
+                ),
                 responses: counters(
                     "seqsvr_http_responses_total",
-                    "HTTP responses by route and status. Requests that are not HTTP at all are not among them.",
+                    "HTTP responses by route and status. What is refused before it reaches a route (not HTTP, too long) is \
+                     not among them.",
                     &["route", "status"],
                 ),
                 workers: Vec::new(),
@@ -257,6 +276,7 @@ impl Scraped {
             self.block_size.with_label_values(label).set(gauge(sample.block_size));
             self.waiters.with_label_values(label).set(gauge(sample.waiters));
             self.capacity_used.with_label_values(label).set(sample.capacity_used);
+            self.high_water_mark.with_label_values(label).set(gauge(sample.high_water_mark));
         }
         for (route, route_label) in Route::ALL {
             for (column, (_, status_label)) in STATUSES.iter().enumerate() {
@@ -301,6 +321,7 @@ mod tests {
             block_size: 100,
             waiters: 0,
             capacity_used: 0.25,
+            high_water_mark: 201,
         };
         metrics.render(std::slice::from_ref(&sample), false);
         let text = String::from_utf8(metrics.render(&[sample], true)).unwrap();

@@ -56,6 +56,9 @@ struct Remembered {
     node: Uuid,
     #[serde(default)]
     store_id: Option<String>,
+    /// `seqsvr adopt` was run: the next store that is found is accepted.
+    #[serde(default)]
+    is_adopting: bool,
     /// Sequence name -> the largest block end leased (exclusive).
     #[serde(default)]
     high_water_marks: BTreeMap<String, u64>,
@@ -65,8 +68,16 @@ struct Remembered {
 #[derive(Debug)]
 pub struct Node {
     state: Mutex<State>,
-    /// The directory and its lock, where this process holds it.
-    home: Option<(PathBuf, File)>,
+    /// The directory, where this process holds it.
+    home: Option<Home>,
+}
+
+#[derive(Debug)]
+struct Home {
+    dir: PathBuf,
+    /// Locked as long as it is open.
+    _lock: File,
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -93,8 +104,10 @@ impl Node {
             Err(why) if why.kind() == io::ErrorKind::NotFound => Remembered::new(),
             Err(why) => return Err(unusable(why)),
         };
-        let node =
-            Self { state: Mutex::new(State { remembered, is_saved: false }), home: Some((dir.to_owned(), lock)) };
+        let node = Self {
+            state: Mutex::new(State { remembered, is_saved: false }),
+            home: Some(Home { dir: dir.to_owned(), _lock: lock, writing: Mutex::new(()) }),
+        };
         node.save().map_err(unusable)?;
         Ok(node)
     }
@@ -116,30 +129,38 @@ impl Node {
 
     /// Checks the store's identity, `None` for a store that is still to be made, against the remembered one.
     pub fn check_store(&self, found: Option<&str>) -> Result<(), AnotherStore> {
-        match &self.state().remembered.store_id {
-            Some(remembered) if found != Some(remembered) => Err(AnotherStore {
-                remembered: remembered.clone(),
+        let remembered = &self.state().remembered;
+        match &remembered.store_id {
+            Some(known) if found != Some(known) && !remembered.is_adopting => Err(AnotherStore {
+                remembered: known.clone(),
                 found: found.unwrap_or("is new and has none yet").to_owned(),
             }),
             _ => Ok(()),
         }
     }
 
-    /// Remembers the store that is leased from.
+    /// Remembers the store that is leased from. The marks are of the ids of one store: another one's are forgotten.
     pub fn remember_store(&self, store_id: &str) {
         let mut state = self.state();
-        if state.remembered.store_id.as_deref() != Some(store_id) {
-            state.remembered.store_id = Some(store_id.to_owned());
-            state.is_saved = false;
+        let remembered = &mut state.remembered;
+        let is_known = remembered.store_id.as_deref() == Some(store_id);
+        if is_known && !remembered.is_adopting {
+            return;
         }
+        if !is_known {
+            remembered.high_water_marks.clear();
+        }
+        remembered.store_id = Some(store_id.to_owned());
+        remembered.is_adopting = false;
+        state.is_saved = false;
     }
 
-    /// Forgets the store and the marks, which are of its ids: what `seqsvr adopt` does.
-    pub fn forget_store(&self) {
+    /// Accepts whatever store is found next: what `seqsvr adopt` does. The store that is remembered until then.
+    pub fn adopt(&self) -> Option<String> {
         let mut state = self.state();
-        state.remembered.store_id = None;
-        state.remembered.high_water_marks.clear();
+        state.remembered.is_adopting = true;
         state.is_saved = false;
+        state.remembered.store_id.clone()
     }
 
     /// The largest block end (exclusive) leased of `sequence`; 0 before the first lease.
@@ -159,7 +180,9 @@ impl Node {
 
     /// Writes what changed since the last call, durably. Blocks on the disk: not for the lease path.
     pub fn save(&self) -> io::Result<()> {
-        let Some((dir, _)) = &self.home else { return Ok(()) };
+        let Some(home) = &self.home else { return Ok(()) };
+        // One writer at a time: they share the new file's name, and who comes second must not return before it is there.
+        let _writing = home.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let remembered = {
             let mut state = self.state();
             if std::mem::replace(&mut state.is_saved, true) {
@@ -167,7 +190,7 @@ impl Node {
             }
             state.remembered.clone()
         };
-        let written = write(dir, &remembered);
+        let written = write(&home.dir, &remembered);
         if written.is_err() {
             self.state().is_saved = false;
         }
@@ -215,7 +238,14 @@ mod tests {
         assert_eq!(node.check_store(Some("a")), Ok(()));
         assert!(node.check_store(Some("b")).unwrap_err().to_string().contains("seqsvr adopt"));
         assert!(node.check_store(None).is_err(), "a new store is another one");
-        node.forget_store();
+
+        assert_eq!(node.adopt().as_deref(), Some("a"));
+        assert_eq!(node.check_store(Some("b")), Ok(()));
+        node.remember_store("a");
+        assert_eq!(node.high_water_mark("default"), 201, "it is the same store after all: its marks stay");
+        assert!(node.check_store(Some("b")).is_err(), "adopting is for one store, and over");
+        node.adopt();
+        node.remember_store("b");
         assert_eq!((node.check_store(Some("b")), node.high_water_mark("default")), (Ok(()), 0));
     }
 

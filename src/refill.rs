@@ -27,6 +27,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// No lease may take longer, whatever its store's own time-outs add up to.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Conflicts are part of sharing a table; for longer than this, something holds a lock that a person should know of.
+const CONFLICT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The refill of one sequence.
 pub struct Refill {
     /// Whose ids it leases.
@@ -85,11 +88,12 @@ impl Refill {
     async fn lease_for_ever(&self, progress: &watch::Sender<Progress>) {
         let started = Instant::now();
         let (mut rate, mut backoff) = (Rate::default(), Backoff::default());
+        let mut reported = None;
         loop {
             if let Some(want) = self.want(&mut rate, started.elapsed()) {
                 match self.lease(want).await {
                     Outcome::Leased(blocks) => {
-                        self.recovered();
+                        self.recovered(&mut reported);
                         self.sequence.append(&blocks);
                         self.tidy().await;
                         backoff.reset();
@@ -98,7 +102,7 @@ impl Refill {
                         });
                     }
                     Outcome::Failed(error) => {
-                        self.failed(&error.what, Some(error.kind));
+                        self.failed(&error.what, Some(error.kind), &mut reported);
                         progress.send_if_modified(|progress| {
                             let is_first_time = *progress != Progress::Leased;
                             if is_first_time {
@@ -109,7 +113,7 @@ impl Refill {
                         sleep(backoff.pause(error.kind == ErrorKind::Conflict, jitter())).await;
                     }
                     Outcome::Panicked(what) => {
-                        self.failed(&what, None);
+                        self.failed(&what, None, &mut reported);
                         sleep(backoff.pause(false, jitter())).await;
                     }
                 }
@@ -153,7 +157,7 @@ impl Refill {
         };
         let (label, ids) = match &outcome {
             Outcome::Leased(blocks) => ("ok", blocks.iter().map(|block| block.len()).sum()),
-            Outcome::Failed(error) => (error.outcome(), 0),
+            Outcome::Failed(error) => (error.kind.outcome(), 0),
             Outcome::Panicked(_) => ("panic", 0),
         };
         self.metrics.lease(self.sequence.name().as_str(), label, started.elapsed(), ids);
@@ -167,20 +171,24 @@ impl Refill {
         let _ = guarded(async move { store.store().tidy().await }).await;
     }
 
-    /// One line when it begins to fail, and one when it fails in another way.
-    fn failed(&self, what: &str, kind: Option<ErrorKind>) {
-        let is_first = self.sequence.fail(what, kind);
+    /// One line when it begins to fail, and one when it fails in another way. `reported` is the outcome that the
+    /// last line was about.
+    fn failed(&self, what: &str, kind: Option<ErrorKind>, reported: &mut Option<&'static str>) {
+        let failing_for = self.sequence.fail(what, kind);
+        let is_passing = kind == Some(ErrorKind::Conflict) && failing_for < CONFLICT_PATIENCE;
         // Misconfigured from the start on ends the process, which says so itself.
         let is_final = kind == Some(ErrorKind::Misconfigured) && !self.sequence.health().has_leased;
-        if is_first && !is_final && kind != Some(ErrorKind::Conflict) {
+        let outcome = kind.map_or("panic", ErrorKind::outcome);
+        if !is_passing && !is_final && *reported != Some(outcome) {
+            *reported = Some(outcome);
             tracing::error!("leasing of sequence {} fails, and is tried again: {what}", self.sequence.name());
         }
     }
 
-    fn recovered(&self) {
-        let failure = self.sequence.health().failure.clone();
-        if let Some(failure) = failure.filter(|failure| failure.kind != Some(ErrorKind::Conflict)) {
-            let seconds = failure.since.elapsed().as_secs_f64();
+    fn recovered(&self, reported: &mut Option<&'static str>) {
+        let since = self.sequence.health().failure.as_ref().map(|failure| failure.since);
+        if let (Some(_), Some(since)) = (reported.take(), since) {
+            let seconds = since.elapsed().as_secs_f64();
             tracing::info!("leasing of sequence {} works again, after {seconds:.1} s", self.sequence.name());
         }
     }

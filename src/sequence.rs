@@ -38,6 +38,14 @@ pub enum TakeError {
         /// What the refill last failed with.
         why: String,
     },
+    /// More at once than this node ever holds.
+    #[error("{asked} ids are more than this node can hold of the sequence: ask for at most {most} at once")]
+    TooMany {
+        /// How many were asked for.
+        asked: u64,
+        /// How many may be asked for.
+        most: u64,
+    },
     /// The sequence has no more ids; trying again does not help.
     #[error("{0}")]
     Exhausted(String),
@@ -46,9 +54,11 @@ pub enum TakeError {
     Draining,
 }
 
-/// How long and how many requests wait.
+/// What a request may ask for, how long it waits, and how many wait.
 #[derive(Clone, Copy, Debug)]
-pub struct WaitLimits {
+pub struct TakeLimits {
+    /// The most ids at once: as many as are ever held, for more could never come in time and would be lost.
+    pub ids: u64,
     /// How long one waits.
     pub time: Duration,
     /// How many wait at once.
@@ -82,7 +92,7 @@ pub struct Sequence {
     buffer: Buffer,
     /// Wakes the refill.
     refill_due: Notify,
-    limits: WaitLimits,
+    limits: TakeLimits,
     /// Requests that wait, and the ids that they still want. Relaxed: a bound and a hint; no data is behind them.
     waiters: AtomicU64,
     wanted: AtomicU64,
@@ -90,13 +100,22 @@ pub struct Sequence {
     /// Relaxed: each stands for itself.
     rate: AtomicU64,
     capacity_used: AtomicU64,
+    /// The largest block end leased, also before a restart. Relaxed: for people.
+    high_water_mark: AtomicU64,
     health: Mutex<Health>,
     metrics: Arc<Metrics>,
 }
 
 impl Sequence {
-    /// A sequence that holds nothing yet. `threshold` is `refill.threshold`.
-    pub fn new(name: SequenceName, threshold: f64, limits: WaitLimits, metrics: Arc<Metrics>) -> Self {
+    /// A sequence that holds nothing yet. `threshold` is `refill.threshold`; `high_water_mark` is the largest block end
+    /// that this node leased of it before (exclusive; 0 for none).
+    pub fn new(
+        name: SequenceName,
+        threshold: f64,
+        limits: TakeLimits,
+        high_water_mark: u64,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         metrics.announce(name.as_str());
         Self {
             name,
@@ -107,6 +126,7 @@ impl Sequence {
             wanted: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             capacity_used: AtomicU64::new(0),
+            high_water_mark: AtomicU64::new(high_water_mark),
             health: Mutex::default(),
             metrics,
         }
@@ -139,6 +159,9 @@ impl Sequence {
     /// `count` ids (1 to 2^32), in rising blocks. Takes what is there and goes on with what comes; if not all come in
     /// time, those taken are lost.
     pub async fn take(&self, count: u64) -> Result<Vec<Block>, TakeError> {
+        if count > self.limits.ids {
+            return Err(TakeError::TooMany { asked: count, most: self.limits.ids });
+        }
         let mut batch = Batch::new(self);
         let mut left = count;
         while left > 0 {
@@ -216,11 +239,14 @@ impl Sequence {
         (self.waiters.load(Ordering::Relaxed), self.wanted.load(Ordering::Relaxed))
     }
 
-    /// How many seconds what is held lasts at the rate that the refill last measured; at most a day, also when idle.
+    /// How many seconds what is held lasts at the rate that the refill last measured; at most a day, and 0 without ids.
     #[allow(clippy::cast_precision_loss)]
     pub fn runway_seconds(&self) -> f64 {
         let rate = f64::from_bits(self.rate.load(Ordering::Relaxed));
-        if rate > 0.0 { (self.snapshot().held() as f64 / rate).min(DAY) } else { DAY }
+        match self.snapshot().held() {
+            0 => 0.0,
+            held => (held as f64 / rate).min(DAY),
+        }
     }
 
     /// What a scrape finds.
@@ -234,6 +260,7 @@ impl Sequence {
             block_size: snapshot.current_size,
             waiters: self.waiting().0,
             capacity_used: f64::from_bits(self.capacity_used.load(Ordering::Relaxed)),
+            high_water_mark: self.high_water_mark.load(Ordering::Relaxed),
         }
     }
 
@@ -258,6 +285,7 @@ impl Sequence {
             health.failure = None;
         }
         for block in blocks {
+            self.high_water_mark.fetch_max(block.end(), Ordering::Relaxed);
             match self.buffer.append(*block) {
                 Ok(()) => {}
                 Err(Refused::Sealed) => self.metrics.lost(self.name.as_str(), "shutdown", block.len()),
@@ -269,20 +297,19 @@ impl Sequence {
         }
     }
 
-    /// Takes in a failed lease; `None` for a panic. Says whether it is the first one in a row.
-    pub(crate) fn fail(&self, error: &str, kind: Option<ErrorKind>) -> bool {
-        let is_first = {
+    /// Takes in a failed lease; `None` for a panic. For how long leases have failed.
+    pub(crate) fn fail(&self, error: &str, kind: Option<ErrorKind>) -> Duration {
+        let since = {
             let mut health = self.health();
-            let is_first = health.failure.as_ref().is_none_or(|failure| failure.kind != kind);
             let since = health.failure.as_ref().map_or_else(Instant::now, |failure| failure.since);
             health.failure = Some(Failure { since, error: error.to_owned(), kind });
-            is_first
+            since
         };
         // After the reason is there to be read: this wakes who waits for it.
         if kind == Some(ErrorKind::Exhausted) {
             self.buffer.exhaust();
         }
-        is_first
+        since.elapsed()
     }
 
     /// Ends the handing out. How many ids are lost.

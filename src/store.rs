@@ -95,15 +95,17 @@ impl StoreError {
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into() }
     }
+}
 
+impl ErrorKind {
     /// The value of the metric label `outcome`.
-    pub const fn outcome(&self) -> &'static str {
-        match self.kind {
-            ErrorKind::Conflict => "conflict",
-            ErrorKind::Unavailable => "unavailable",
-            ErrorKind::Misconfigured => "misconfigured",
-            ErrorKind::Unsafe => "regressed",
-            ErrorKind::Exhausted => "exhausted",
+    pub const fn outcome(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Misconfigured => "misconfigured",
+            Self::Unsafe => "regressed",
+            Self::Exhausted => "exhausted",
         }
     }
 }
@@ -112,13 +114,13 @@ impl StoreError {
 #[async_trait]
 pub trait BlockStore: Send + Sync {
     /// Leases about `want` ids of `sequence`: one block, or several where the store can't give them in one piece; at
-    /// most [`MAX_BLOCKS_PER_LEASE`], not empty, rising, none below `floor` (up to where this node leased before,
-    /// exclusive). They are committed when this returns. Opens the store where that is due: connects, makes what is
-    /// missing, checks what is there. Dropping the future leaves at most a gap.
+    /// most [`MAX_BLOCKS_PER_LEASE`], not empty, rising, none below the node's high-water mark. They are committed when
+    /// this returns. Opens the store where that is due: connects, makes what is missing, checks what is there. Dropping the
+    /// future leaves at most a gap.
     ///
-    /// A counter below `floor` went back: [`ErrorKind::Unsafe`], again and again, until a person has set it right. It
-    /// must not creep up to `floor` by leasing, for what lies between may be in the hands of other nodes.
-    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64, floor: u64) -> Result<Vec<Block>, StoreError>;
+    /// A counter below the mark went back: [`ErrorKind::Unsafe`], again and again, until a person has set it right. It
+    /// must not creep up to the mark by leasing, for what lies between may be in the hands of other nodes.
+    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError>;
 
     /// Does what may wait until the blocks of a lease are handed out, such as removing the traces of older leases. What
     /// fails is left for the next time.

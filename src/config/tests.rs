@@ -57,9 +57,19 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
         ("mysql: {user: u, database: d}", "missing field `host`"),
         ("mysql: {user: u, host: h, database: d, password: 123}", "mysql.password: put the value in quotes"),
         ("store: [", "line 1"),
+        ("mysql: 'root:hunter2@tcp(h:1)/d'", "write a section with the keys user, password"),
+        ("mysql: {user: u, host: h, database: ''}", "mysql.database: it is empty"),
+        ("mysql: {user: '', host: h, database: d}", "mysql.user: it is empty"),
+        ("mysql: {user: u, host: h, database: d, ssl_ca: /x}", "mysql.ssl_ca: nothing is checked with it"),
+        (
+            "mysql: {user: u, host: h, database: d, ssl_mode: verify_identity, ssl_ca: /no/such}",
+            "mysql.ssl_ca: '/no/such' can't be read",
+        ),
+        ("store: embedded\ndata_dir: ''", "data_dir: it is empty"),
     ] {
         let error = load(text, &[]).unwrap_err();
         assert!(error.contains(wanted) && error.contains("config.yml"), "{text:?} said: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
 }
 
@@ -103,11 +113,14 @@ fn a_mistake_in_the_environment_names_the_variable() {
         ("SEQSVR_STEPS", "1", "SEQSVR_STEPS: unknown field `steps`"),
         ("SEQSVR_LIMITS__WAIT", "5", "SEQSVR_LIMITS__WAIT: '5' is not a duration"),
         ("SEQSVR_STORE", "embedded", "two stores are chosen"),
-        ("SEQSVR_MYSQL__PASSWORD_FILE", "/no/such/file", "'/no/such/file' can't be read"),
+        ("SEQSVR_MYSQL__PASSWORD_FILE", "/no/such/file", "/no/such/file can't be read"),
+        ("SEQSVR_MYSQL__PASSWORD_FILE", "hunter2", "(not shown, for it may be the password)"),
     ] {
         let error = load(SEED, &[(name, value)]).unwrap_err();
         assert!(error.contains(wanted), "{name}={value} said: {error}");
     }
+    let error = load("store: embedded", &[("SEQSVR_MYSQL__PASSWORD", "hunter2")]).unwrap_err();
+    assert!(error.starts_with("SEQSVR_MYSQL__PASSWORD: missing field") && !error.contains("hunter2"), "{error}");
     let error = load("mysql: {user: u, database: d}", &[("SEQSVR_STEP", "1")]).unwrap_err();
     assert!(error.contains("config.yml") && error.contains("missing field `host`"), "{error}");
 }

@@ -166,6 +166,10 @@ impl FromScalar for DatabaseHost {
     fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
         let allowed = format!("write {}", Self::EXPECTED);
         let Scalar::Text(typed) = typed else { return Err(format!("this is not an address: {allowed}")) };
+        if typed.contains('@') {
+            // A whole Go DSN has a password in it, so it is not shown.
+            return Err(format!("user, password and database have keys of their own; for the host alone {allowed}"));
+        }
         if let Some(path) = typed.strip_prefix("unix(").and_then(|rest| rest.strip_suffix(')')) {
             return if path.starts_with('/') {
                 Ok(Self::Unix(path.into()))
@@ -328,6 +332,12 @@ mod tests {
         {
             assert!(host(typed).is_err(), "{typed}");
         }
+    }
+
+    #[test]
+    fn a_whole_dsn_is_refused_without_being_shown() {
+        let dsn = host("root:hunter2@tcp(localhost:3306)/sequence").unwrap_err();
+        assert!(dsn.contains("keys of their own") && !dsn.contains("hunter2"), "{dsn}");
     }
 
     #[test]

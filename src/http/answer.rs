@@ -65,6 +65,7 @@ impl From<TakeError> for Refusal {
             TakeError::TimedOut { .. } | TakeError::TooManyWaiters { .. } | TakeError::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            TakeError::TooMany { .. } => StatusCode::BAD_REQUEST,
             TakeError::Exhausted(_) => StatusCode::INSUFFICIENT_STORAGE,
         };
         Self { status, what: error.to_string() }
@@ -117,7 +118,9 @@ impl Wanted {
 }
 
 fn parse_count(typed: &str, most: u64, is_ranges: bool) -> Result<u64, Refusal> {
-    match typed.parse() {
+    // `parse` alone would take a plus sign.
+    let digits = Some(typed).filter(|typed| typed.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.unwrap_or_default().parse() {
         Ok(count) if (1..=most).contains(&count) => Ok(count),
         _ => {
             let more = if is_ranges { "" } else { "; for more ids at once, add &ranges" };
@@ -141,11 +144,13 @@ fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
 /// Whether `text/plain` is asked for before JSON, by order. Weights are passed over: nobody sends them for this.
 fn prefers_text(accept: &HeaderValue) -> bool {
     let Ok(accept) = accept.to_str() else { return false };
-    accept.split(',').map(|one| one.split(';').next().unwrap_or("").trim()).find_map(|one| match one {
-        "text/plain" => Some(true),
-        "application/json" | "*/*" | "text/html" => Some(false),
-        _ => None,
-    }) == Some(true)
+    let types = accept.split(',').map(|one| one.split(';').next().unwrap_or("").trim());
+    let mut known = types.filter_map(|one| {
+        let is = |name: &str| one.eq_ignore_ascii_case(name);
+        let is_text = is("text/plain");
+        (is_text || is("application/json") || is("*/*") || is("text/html")).then_some(is_text)
+    });
+    known.next() == Some(true)
 }
 
 /// The answer to `/new` itself: the shortest way, and the same bytes as [`ids`] writes.
@@ -263,9 +268,17 @@ mod tests {
         ] {
             assert_eq!(wanted(query), Ok(expected), "{query}");
         }
-        for query in
-            ["count=0", "count=-1", "count=1000000000000", "count=abc", "count=", "count", "count=1.5", "count=10001"]
-        {
+        for query in [
+            "count=0",
+            "count=-1",
+            "count=%2B5",
+            "count=1000000000000",
+            "count=abc",
+            "count=",
+            "count",
+            "count=1.5",
+            "count=10001",
+        ] {
             let refusal = wanted(query).unwrap_err();
             assert_eq!(refusal.status, StatusCode::BAD_REQUEST, "{query}");
             assert!(refusal.what.contains("from 1 to 10000"), "{query} said: {}", refusal.what);
@@ -279,6 +292,7 @@ mod tests {
     fn text_is_answered_where_it_is_asked_for_first() {
         for (accept, is_text) in [
             ("text/plain", true),
+            ("Text/Plain", true),
             ("text/plain; charset=utf-8, */*;q=0.5", true),
             ("*/*", false),
             ("application/json, text/plain, */*", false),

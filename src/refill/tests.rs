@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::node::Node;
-use crate::sequence::WaitLimits;
+use crate::sequence::TakeLimits;
 use crate::store::{BlockStore, SequenceName};
 
 /// Leases from 101 on; before that does what it was told, one entry a lease.
@@ -27,7 +27,7 @@ enum Act {
 
 #[async_trait]
 impl BlockStore for Scripted {
-    async fn lease(&self, _: &SequenceName, want: NonZeroU64, _: u64) -> Result<Vec<Block>, StoreError> {
+    async fn lease(&self, _: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
         self.leases.lock().unwrap().push((Instant::now(), want.get()));
         let act = self.script.lock().unwrap().pop_front();
         match act {
@@ -61,8 +61,8 @@ struct Rig {
 
 fn rig(script: impl IntoIterator<Item = Act>) -> Rig {
     let metrics = Arc::new(Metrics::new());
-    let limits = WaitLimits { time: Duration::from_millis(500), waiters: 100 };
-    let sequence = Arc::new(Sequence::new(SequenceName::default(), 0.5, limits, metrics.clone()));
+    let limits = TakeLimits { ids: 1_000_000, time: Duration::from_millis(500), waiters: 100 };
+    let sequence = Arc::new(Sequence::new(SequenceName::default(), 0.5, limits, 0, metrics.clone()));
     let store = Arc::new(Scripted {
         script: Mutex::new(script.into_iter().collect()),
         next: Mutex::new(101),

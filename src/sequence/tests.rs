@@ -1,11 +1,12 @@
 //! The bounded wait, batches, and refusals, in paused time.
+#![allow(clippy::float_cmp)] // exact results
 
 use super::*;
 
-const LIMITS: WaitLimits = WaitLimits { time: Duration::from_millis(500), waiters: 2 };
+const LIMITS: TakeLimits = TakeLimits { ids: 1_000, time: Duration::from_millis(500), waiters: 2 };
 
 fn sequence() -> Arc<Sequence> {
-    Arc::new(Sequence::new(SequenceName::default(), 0.5, LIMITS, Arc::new(Metrics::new())))
+    Arc::new(Sequence::new(SequenceName::default(), 0.5, LIMITS, 0, Arc::new(Metrics::new())))
 }
 
 fn block(start: u64, end: u64) -> Block {
@@ -98,4 +99,23 @@ async fn exhausted_and_draining_are_said_at_once() {
     assert_eq!(sequence.next().await, Ok(10), "the column was widened");
     assert_eq!(sequence.seal(), 2);
     assert_eq!(sequence.next().await, Err(TakeError::Draining));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_is_ever_held_is_refused_at_once_and_costs_nothing() {
+    let sequence = sequence();
+    sequence.append(&[block(1, 2_000)]);
+    assert_eq!(sequence.take(1_001).await, Err(TakeError::TooMany { asked: 1_001, most: 1_000 }));
+    assert_eq!(sequence.take(1_000).await, Ok(vec![block(1, 1_001)]));
+}
+
+#[test]
+fn the_runway_is_none_without_ids_whatever_the_rate() {
+    let sequence = sequence();
+    assert_eq!(sequence.sample().runway_seconds, 0.0);
+    sequence.append(&[block(1, 101)]);
+    assert_eq!(sequence.sample().runway_seconds, DAY, "idle");
+    sequence.set_rate(10.0);
+    assert_eq!(sequence.sample().runway_seconds, 10.0);
+    assert_eq!(sequence.sample().high_water_mark, 101);
 }

@@ -25,16 +25,16 @@ impl Guard {
 
     /// As [`BlockStore::lease`]; the blocks lie past everything that this node ever leased of the sequence.
     pub async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
+        let blocks = self.store.lease(sequence, want).await?;
+        // Read now: opening another store, where that is allowed, forgets the marks of the old one.
         let mark = self.node.high_water_mark(sequence.as_str());
-        let blocks = self.store.lease(sequence, want, mark).await?;
         let end = check(&blocks, mark).map_err(|what| {
             StoreError::new(
                 ErrorKind::Unsafe,
                 format!(
-                    "{} of sequence {sequence} from {}: discarded, for this node leased up to {mark} before. The store's \
+                    "{what} of sequence {sequence} from {}: discarded, for this node leased up to {mark} before. The store's \
                      counter went back (a restored backup, a lowered counter, a failover that lost commits), so ids could \
-                     be repeated. Set the counter past every id that was ever handed out",
-                    what,
+                     be repeated. Set the counter past the highest id that any node has leased",
                     self.store.describe(),
                 ),
             )

@@ -85,13 +85,22 @@ impl Server {
     }
 
     fn failed(&self, doing: &str, error: &mysql_async::Error) -> StoreError {
-        let (kind, hint) = match error {
-            mysql_async::Error::Server(error) => classify(error.code),
-            _ => (ErrorKind::Unavailable, ""),
-        };
-        let why = match error {
-            mysql_async::Error::Server(error) => format!("error {}: {}", error.code, error.message),
-            other => other.to_string(),
+        let (kind, why, hint) = match error {
+            mysql_async::Error::Server(error) => {
+                let (kind, hint) = classify(error.code);
+                (kind, format!("error {}: {}", error.code, error.message), hint)
+            }
+            mysql_async::Error::Io(mysql_async::IoError::Io(error)) => {
+                let is_refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+                let hint = if is_refused { ". Is the database running, and is mysql.host right?" } else { "" };
+                (ErrorKind::Unavailable, error.to_string(), hint)
+            }
+            mysql_async::Error::Driver(mysql_async::DriverError::NoClientSslFlagFromServer) => (
+                ErrorKind::Misconfigured,
+                "the server has no TLS, which mysql.ssl_mode asks for".to_owned(),
+                ". Set it up there, or set ssl_mode: disabled",
+            ),
+            other => (ErrorKind::Unavailable, other.to_string(), ""),
         };
         StoreError::new(kind, format!("{}: {doing}: {why}{hint}", self.described))
     }
@@ -198,7 +207,7 @@ struct Identity {
 
 /// The variables that tell which expression there is.
 const IDENTITY_VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', \
-     'server_uuid', 'server_uid', 'wsrep_on', 'group_replication_group_name')";
+     'server_uuid', 'wsrep_on', 'group_replication_group_name')";
 
 impl Identity {
     /// Chooses the expression. Refuses servers whose auto-increments do not rise.
@@ -220,7 +229,8 @@ impl Identity {
                 ));
             }
         }
-        // `@@server_uuid` does not exist on MariaDB, `@@server_uid` not on MySQL and on older MariaDBs.
+        // `@@server_uuid` does not exist on MariaDB. Its `@@server_uid` is no identity: tried on 10.11, two servers with
+        // data of their own had the same on the same port, and one server another on another port.
         let expression = if value("wsrep_on").eq_ignore_ascii_case("ON") {
             "(SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
               WHERE VARIABLE_NAME = 'WSREP_CLUSTER_STATE_UUID')"
@@ -228,8 +238,6 @@ impl Identity {
             "@@group_replication_group_name"
         } else if !value("server_uuid").is_empty() {
             "@@server_uuid"
-        } else if !value("server_uid").is_empty() {
-            "@@server_uid"
         } else {
             "CONCAT(@@hostname, ':', @@port, ':', @@server_id)"
         };

@@ -39,6 +39,7 @@ CREATE TABLE seqsvr_sequence (
 /// The embedded store.
 pub struct Sqlite {
     inner: Arc<Inner>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Inner {
@@ -56,16 +57,22 @@ impl Sqlite {
     pub fn new(dir: &Path, step: Step, node: Arc<Node>) -> Self {
         let inner =
             Inner { file: dir.join(FILE), step, node, connection: Mutex::new(None), capacity_used: AtomicU64::new(0) };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), turn: Arc::default() }
     }
 }
 
 #[async_trait]
 impl BlockStore for Sqlite {
-    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64, floor: u64) -> Result<Vec<Block>, StoreError> {
+    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
         let (inner, sequence) = (self.inner.clone(), sequence.clone());
-        // SQLite blocks on the disk and on other processes.
-        let leased = tokio::task::spawn_blocking(move || inner.lease(&sequence, want.get(), floor)).await;
+        // SQLite blocks on the disk and on other processes; the turn goes with the thread, so that leases which were given
+        // up do not leave more and more threads behind.
+        let turn = self.turn.clone().lock_owned().await;
+        let leased = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            inner.lease(&sequence, want.get())
+        })
+        .await;
         match leased {
             Ok(block) => block.map(|block| vec![block]),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -91,25 +98,19 @@ impl BlockStore for Sqlite {
 }
 
 impl Inner {
-    fn lease(&self, sequence: &SequenceName, want: u64, floor: u64) -> Result<Block, StoreError> {
+    fn lease(&self, sequence: &SequenceName, want: u64) -> Result<Block, StoreError> {
         // A panic in mid-lease leaves at most a connection whose transaction is rolled back.
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let mut connection = match slot.take() {
             Some(connection) => connection,
             None => self.open()?,
         };
-        let block = self.lease_on(&mut connection, sequence, want, floor)?;
+        let block = self.lease_on(&mut connection, sequence, want)?;
         *slot = Some(connection);
         Ok(block)
     }
 
-    fn lease_on(
-        &self,
-        connection: &mut Connection,
-        sequence: &SequenceName,
-        want: u64,
-        floor: u64,
-    ) -> Result<Block, StoreError> {
+    fn lease_on(&self, connection: &mut Connection, sequence: &SequenceName, want: u64) -> Result<Block, StoreError> {
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|error| self.unavailable(&error))?;
@@ -130,13 +131,15 @@ impl Inner {
         let (next_id, max_id) = row.ok_or_else(broken)?;
         let next_id = u64::try_from(next_id).map_err(|_| broken())?;
         let max_id = u64::try_from(max_id).map_err(|_| broken())?;
+        let floor = self.node.high_water_mark(sequence.as_str());
         if next_id < floor {
             return Err(StoreError::new(
                 ErrorKind::Unsafe,
                 format!(
                     "the counter of sequence {sequence} in {} went back to {next_id}, but this node leased up to {floor} \
-                     before: a restored copy. Ids could be repeated, so nothing is leased. With NEXT above every id that \
-                     was handed out, run: UPDATE seqsvr_sequence SET next_id = NEXT WHERE name = '{sequence}';",
+                     before: a restored copy. Ids could be repeated, so nothing is leased. With NEXT at least {floor}, and \
+                     the same of every other process on this file, run: UPDATE seqsvr_sequence SET next_id = NEXT WHERE \
+                     name = '{sequence}';",
                     self.file.display()
                 ),
             ));
@@ -260,7 +263,7 @@ mod tests {
     }
 
     fn lease(store: &Sqlite, want: u64) -> Result<(u64, u64), ErrorKind> {
-        let leased = store.inner.lease(&SequenceName::default(), want, 0);
+        let leased = store.inner.lease(&SequenceName::default(), want);
         leased.map(|block| (block.start(), block.end())).map_err(|error| error.kind)
     }
 
@@ -327,18 +330,18 @@ mod tests {
     fn a_counter_that_went_back_leases_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
-        let lease_from = |floor| store.inner.lease(&SequenceName::default(), 10, floor).map_err(|error| error.kind);
+        assert_eq!(lease(&store, 10), Ok((101, 111)));
+        store.inner.node.raise_high_water_mark("default", 150);
         for _ in 0..20 {
-            assert_eq!(lease_from(150), Err(ErrorKind::Unsafe), "and it does not creep up to the floor");
+            assert_eq!(lease(&store, 10), Err(ErrorKind::Unsafe), "and it does not creep up to the mark");
         }
-        assert_eq!(lease_from(101).unwrap().start(), 101);
     }
 
     #[test]
     fn what_is_not_a_database_is_named() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "not a database at all, but long enough to be read as one").unwrap();
-        let error = store(dir.path()).inner.lease(&SequenceName::default(), 1, 0).unwrap_err();
+        let error = store(dir.path()).inner.lease(&SequenceName::default(), 1).unwrap_err();
         assert!(error.what.contains("seqsvr.db"), "{error}");
     }
 }

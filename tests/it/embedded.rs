@@ -43,3 +43,21 @@ fn two_processes_on_one_file_never_overlap() {
         assert!(server.metric("seqsvr_leases_total{outcome=\"ok\"") > 50.0, "in many leases");
     }
 }
+
+#[test]
+fn adopting_the_same_store_forgets_no_mark() {
+    let setup = Setup::embedded();
+    assert_eq!(setup.start().next(), 101);
+    std::thread::sleep(std::time::Duration::from_millis(10));
+    let file = setup.folder().join("data/seqsvr.db");
+    let rewind = || {
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        connection.execute("UPDATE seqsvr_sequence SET next_id = 101", []).unwrap();
+    };
+    rewind();
+    let refused = setup.start().get("/new");
+    assert!(refused.status == 503 && refused.body.contains("went back to 101"), "{refused:?}");
+    let (code, output) = setup.run(&["adopt"]);
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(setup.start().get("/new").status, 503, "it is the same store, and its ids were handed out");
+}

@@ -33,6 +33,26 @@ fn every_shape_of_an_answer() {
 }
 
 #[test]
+fn a_body_is_read_and_means_nothing() {
+    let server = Setup::embedded().start();
+    let mut client = Client::connect(server.port());
+    for expected in [101, 102] {
+        let posted = client.request("POST", "/new", "Content-Length: 0\r\n");
+        assert_eq!(posted.id(), expected, "on one connection");
+    }
+    client.send("POST", "/new", "Content-Length: 5\r\n").unwrap();
+    client.send_bytes(b"a=123").unwrap();
+    let posted = client.receive(true).unwrap();
+    assert_eq!((posted.id(), posted.header("connection")), (103, None));
+    client.send("POST", "/new", "Content-Length: 100000\r\n").unwrap();
+    client.send_bytes(&vec![b'x'; 100_000]).unwrap();
+    let refused = client.receive(true).unwrap();
+    assert_eq!(refused.status, 413);
+    assert!(refused.body.contains("at most 16384 bytes"), "{refused:?}");
+    assert_eq!(server.next(), 104, "no id was spent");
+}
+
+#[test]
 fn a_batch_over_several_leases() {
     let server = Setup::embedded().start();
     let body = server.get("/new?count=10000").body;
@@ -85,6 +105,7 @@ fn what_is_refused_costs_no_id() {
     assert_eq!(client.get("/new").id(), 102, "no id was spent");
     assert_eq!(server.metric("seqsvr_ids_total"), 2.0);
     assert_eq!(server.metric("seqsvr_http_responses_total{route=\"/new\",status=\"400\"}"), 7.0);
+    assert_eq!(server.metric("seqsvr_http_responses_total{route=\"/new\",status=\"405\"}"), 3.0);
 }
 
 #[test]

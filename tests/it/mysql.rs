@@ -1,5 +1,7 @@
 //! Ways to a database, and what a lease does there that the seed's server did not.
 
+use std::time::Duration;
+
 use crate::seed::SEED_TABLE;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::load;
@@ -112,46 +114,149 @@ fn the_end_of_the_column() {
     }
 }
 
+/// A restored backup: no rows, and the counter where it was long ago.
+const REWIND: &str = "USE sequence; DELETE FROM generator_table; ALTER TABLE generator_table AUTO_INCREMENT = 5";
+
+/// The TICKET that a node says it needs.
+fn ticket_needed(message: &str) -> u64 {
+    let (_, rest) = message.split_once(", here ").unwrap_or_else(|| panic!("no TICKET in {message}"));
+    rest.split(';').next().and_then(|ticket| ticket.parse().ok()).unwrap_or_else(|| panic!("no TICKET in {message}"))
+}
+
+/// The SQL that a message tells a person to run, with the TICKET put in.
+fn fence(message: &str, ticket: u64) -> String {
+    let (_, rest) = message.split_once("run: ").unwrap_or_else(|| panic!("no SQL in {message}"));
+    let end = rest.rfind("WHERE id = 1;").unwrap_or_else(|| panic!("no SQL in {message}"));
+    format!("USE sequence; {}WHERE id = 1", rest[..end].replace("TICKET", &ticket.to_string()))
+}
+
 #[test]
-fn a_counter_that_went_back_under_load() {
+fn a_counter_that_went_back_while_nodes_hold_ids() {
     for flavor in [Flavor::MariaDb, Flavor::MySql9] {
         let database = Database::start(flavor);
-        let setup = Setup::seed(&database).env("SEQSVR_REFILL__MAX_BLOCK", "1000").env("SEQSVR_LIMITS__WAIT", "5ms");
-        let server = setup.start();
-        let mut all = load(&[server.port()], 4, 5_000);
+        let (setup, new) = (Setup::seed(&database), Setup::seed(&database));
+        let busy = setup.start();
+        let mut all = load(&[busy.port()], 4, 20_000);
+        sql(&database, REWIND);
+        // It holds far more than it has handed out, and finds out at its next lease.
+        all.merge(load(&[busy.port()], 4, 20_000));
+        all.assert_clean(40_000);
+        let ready = eventually("it finds out", || {
+            let ready = busy.get("/readyz");
+            ready.body.contains("went back").then_some(ready)
+        });
+        assert_eq!(ready.status, 200, "it still has ids");
+        assert!(busy.metric("seqsvr_ids_held") > 10_000.0);
+        assert!(busy.metric("seqsvr_leases_total{outcome=\"regressed\"") > 0.0);
 
-        // A restored backup: no rows, and the counter where it was long ago.
-        sql(&database, "DELETE FROM sequence.generator_table; ALTER TABLE sequence.generator_table AUTO_INCREMENT = 5");
-        let after = load(&[server.port()], 4, 4_000);
-        assert!(after.verdict().errors > 0, "it refuses once its memory is used up");
-        all.merge(after);
-        assert_eq!(all.verdict().repeats, 0);
-        let refusal = server.get("/new");
-        assert_eq!(refusal.status, 503);
-        assert!(refusal.body.contains("went back") && refusal.body.contains("first_ticket"), "{refusal:?}");
-        assert_eq!(server.get("/readyz").status, 503);
-        assert!(server.metric("seqsvr_leases_total{outcome=\"regressed\"") > 0.0);
-        let tickets: u64 = sql_value(&database, "SELECT MAX(id) FROM sequence.generator_table").parse().unwrap();
-        assert!(tickets < 30, "it does not creep up to its mark: {tickets}");
+        // A new node remembers nothing, but the busy one has said in the database what it holds.
+        let other = new.start();
+        let refused = other.get("/new");
+        assert!(refused.status == 503 && refused.body.contains("went back"), "{refused:?}");
+        // Nobody creeps up to what is held.
+        std::thread::sleep(Duration::from_secs(3));
+        let row: u64 = sql_value(&database, "SELECT MAX(id) FROM sequence.generator_table").parse().unwrap();
+        let needed = [&ready, &refused].map(|message| ticket_needed(&message.body));
+        assert!(row < needed[0] / 2, "row {row}, and {needed:?} are needed");
 
-        // Across a restart it knows as much.
-        drop(server);
-        let server = setup.start();
-        assert_eq!(server.get("/new").status, 503, "{}", server.log());
-
-        // A person sets the counter past every id, as the message says.
-        let ticket = all.ids().iter().max().unwrap() / 100 + 100;
-        sql(
-            &database,
-            &format!(
-                "USE sequence; INSERT INTO generator_table (id, uuid) VALUES ({ticket}, UUID()); \
-                 UPDATE seqsvr_meta SET first_ticket = {ticket} + 1 WHERE id = 1;"
-            ),
-        );
-        server.wait_until_ready();
-        all.merge(load(&[server.port()], 4, 5_000));
-        assert_eq!(all.verdict().repeats, 0);
+        // Then a person does what the message says.
+        sql(&database, &fence(&ready.body, needed.into_iter().max().unwrap()));
+        other.wait_until_ready();
+        eventually("the busy one goes on too", || (busy.get("/readyz").body.contains("\"ready\"")).then_some(()));
+        all.merge(load(&[busy.port(), other.port()], 8, 100_000));
+        all.assert_clean(140_000);
+        assert!(busy.log().contains("works again"), "{}", busy.log());
     }
+}
+
+#[test]
+fn a_counter_that_went_back_across_a_restart() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = Setup::seed(&database);
+    let server = setup.start();
+    let all = load(&[server.port()], 4, 5_000);
+    // Its memory is written once a second.
+    std::thread::sleep(Duration::from_millis(1_500));
+    drop(server);
+    sql(&database, REWIND);
+    let server = setup.start();
+    let refused = server.get("/new");
+    assert!(refused.status == 503 && refused.body.contains("went back"), "{refused:?}");
+    assert_eq!(server.get("/readyz").status, 503);
+    sql(&database, &fence(&refused.body, ticket_needed(&refused.body)));
+    server.wait_until_ready();
+    assert!(server.next() > *all.ids().iter().max().unwrap());
+}
+
+#[test]
+fn a_lock_that_someone_holds_for_long_is_told() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = Setup::seed(&database);
+    let server = setup.start();
+    std::thread::scope(|scope| {
+        scope.spawn(|| sql(&database, "LOCK TABLES sequence.generator_table WRITE; SELECT SLEEP(12)"));
+        std::thread::sleep(Duration::from_millis(300));
+        load(&[server.port()], 1, 100);
+        server.wait_for_log("leasing of sequence default fails");
+    });
+    server.wait_for_log("works again");
+    let told = server.log().matches("leasing of sequence default fails").count();
+    assert_eq!(told, 1, "{}", server.log());
+}
+
+#[test]
+fn the_last_tickets_of_the_column_are_not_thrown_away() {
+    for flavor in [Flavor::MariaDb, Flavor::MySql9] {
+        let database = Database::start(flavor);
+        sql(&database, &format!("USE sequence; {SEED_TABLE} ALTER TABLE generator_table AUTO_INCREMENT = 2147483600"));
+        let setup = Setup::seed(&database);
+        let server = setup.start();
+        // More in one go than is left: an INSERT of so many rows would be refused, and use the numbers up.
+        let checker = load(&[server.port()], 16, 4_800);
+        checker.assert_clean(4_800);
+        assert_eq!(checker.ids().iter().max(), Some(&214_748_364_800), "{flavor:?}");
+        assert_eq!(server.get("/new").status, 507, "{flavor:?}");
+    }
+}
+
+#[test]
+fn the_end_of_what_json_can_tell_apart() {
+    let database = Database::start(Flavor::MariaDb);
+    sql(
+        &database,
+        &format!(
+            "USE sequence; {SEED_TABLE} ALTER TABLE generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 90071992547405"
+        ),
+    );
+    let setup = Setup::seed(&database);
+    let server = setup.start();
+    let checker = load(&[server.port()], 4, 400);
+    checker.assert_clean(400);
+    assert!(checker.ids().iter().all(|id| *id < 1 << 53));
+    let exhausted = server.get("/new");
+    assert!(exhausted.status == 507 && exhausted.body.contains("JSON"), "{exhausted:?}");
+    std::thread::sleep(Duration::from_secs(3));
+    let rows: u64 = sql_value(&database, "SELECT COUNT(*) FROM sequence.generator_table").parse().unwrap();
+    assert!(rows <= 10, "it does not go on inserting: {rows} rows");
+}
+
+#[test]
+fn an_account_that_may_not_delete_is_told_so() {
+    let database = Database::start(Flavor::MariaDb);
+    sql(&database, "CREATE USER 'ids'@'%'; GRANT SELECT, INSERT, UPDATE, CREATE ON sequence.* TO 'ids'@'%'");
+    let setup = Setup::seed(&database).env("SEQSVR_MYSQL__USER", "ids");
+    let server = setup.start();
+    load(&[server.port()], 4, 1_000).assert_clean(1_000);
+    server.wait_for_log("older rows of this node stay in generator_table");
+    assert!(server.log().contains("GRANT"), "{}", server.log());
+    assert_eq!(server.log().matches("older rows").count(), 1, "once");
+    let rows = || sql_value(&database, "SELECT COUNT(*) FROM sequence.generator_table").parse::<u64>().unwrap();
+    assert!(rows() > 1);
+    sql(&database, "GRANT DELETE ON sequence.* TO 'ids'@'%'");
+    eventually("they are deleted", || {
+        load(&[server.port()], 4, 1_000);
+        (rows() == 1).then_some(())
+    });
 }
 
 #[test]
@@ -161,19 +266,18 @@ fn another_server_than_the_counter_was_fenced_for() {
     let server = setup.start();
     assert_eq!(server.next(), 101);
     sql(&database, "UPDATE sequence.seqsvr_meta SET server = 'the old primary'");
-    let (mut answered, mut refusal) = (1, None);
-    while refusal.is_none() && answered < 10_000 {
-        let response = server.get("/new");
-        answered += 1;
-        refusal = (response.status != 200).then_some(response);
-    }
-    let refusal = refusal.expect("it refuses");
+    // What was leased before is its own, and is handed out; then it refuses.
+    let rest = load(&[server.port()], 1, 110);
+    assert_eq!((rest.verdict().repeats, rest.verdict().errors > 0), (0, true));
+    let refusal = server.get("/new");
     assert!(refusal.body.contains("the old primary") && refusal.body.contains("failover"), "{refusal:?}");
     drop(server);
     // A restart does not help, and does not end: a person may be at it.
     let server = setup.start();
     assert_eq!(server.get("/readyz").status, 503);
-    let me = sql_value(&database, "SELECT @@server_uid");
-    sql(&database, &format!("UPDATE sequence.seqsvr_meta SET server = '{me}'"));
+    let me = sql_value(&database, "SELECT CONCAT(@@hostname, ':', @@port, ':', @@server_id)");
+    assert!(refusal.body.contains(&me), "{refusal:?}");
+    sql(&database, &fence(&refusal.body, ticket_needed(&refusal.body)));
     server.wait_until_ready();
+    assert!(server.next() > *rest.ids().iter().max().unwrap());
 }

@@ -56,6 +56,10 @@ impl Client {
         self.stream.get_mut().write_all(request.as_bytes())
     }
 
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
     pub fn receive(&mut self, has_body: bool) -> std::io::Result<Response> {
         let closed = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         let mut line = String::new();

@@ -45,6 +45,9 @@ const WARN_CAPACITY: f64 = 0.8;
 /// The 48 bits of a row's uuid that are its counter.
 const COUNTER_MASK: u64 = (1 << 48) - 1;
 
+/// The most rows of this node that wait to be deleted: 8 bytes each.
+const MOST_ROWS_REMEMBERED: usize = 100_000;
+
 /// Rows whose ids are deleted by one statement.
 const MOST_ROWS_PER_DELETE: usize = 1_000;
 
@@ -67,8 +70,9 @@ struct State {
     counter: u64,
     /// The ids of this node's rows that are not deleted yet, rising; the newest stays.
     own_rows: Vec<u64>,
-    /// The counter was found to have gone back, and `first_ticket` is not past this node's high-water mark yet.
-    is_behind: bool,
+    /// The counter was found to have gone back: nothing is leased before there is a row of at least this id.
+    needs_row: Option<u64>,
+    has_warned_of_rows: bool,
     has_warned_of_step: bool,
     has_warned_of_capacity: bool,
 }
@@ -97,7 +101,7 @@ impl Tickets {
 
 #[async_trait]
 impl BlockStore for Tickets {
-    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64, floor: u64) -> Result<Vec<Block>, StoreError> {
+    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
         debug_assert_eq!(sequence, &SequenceName::default(), "the layout has one sequence");
         let mut state = self.state.lock().await;
         let mut session = self.server.connect().await?;
@@ -106,7 +110,7 @@ impl BlockStore for Tickets {
             Some(opened) => opened,
             None => self.open(&mut session, &mut state).await?,
         };
-        let leased = self.lease_on(&mut session, &opened, &mut state, want.get(), floor).await;
+        let leased = self.lease_on(&mut session, &opened, &mut state, want.get()).await;
         if matches!(&leased, Ok(_) | Err(StoreError { kind: ErrorKind::Conflict, .. })) {
             state.opened = Some(opened);
         }
@@ -115,10 +119,25 @@ impl BlockStore for Tickets {
 
     async fn tidy(&self) {
         let mut state = self.state.lock().await;
-        if state.own_rows.len() > 1
-            && let Ok(mut session) = self.server.connect().await
-        {
-            delete_older_rows(&mut session, &mut state.own_rows).await;
+        if state.own_rows.len() < 2 {
+            return;
+        }
+        let deleted = match self.server.connect().await {
+            Ok(mut session) => delete_older_rows(&mut session, &mut state.own_rows).await,
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(()) => state.has_warned_of_rows = false,
+            Err(error) => {
+                if !std::mem::replace(&mut state.has_warned_of_rows, true) {
+                    tracing::warn!(
+                        "older rows of this node stay in generator_table until they can be deleted: {error}"
+                    );
+                }
+                // Those forgotten here are found again at the next opening, by their uuid.
+                let excess = state.own_rows.len().saturating_sub(MOST_ROWS_REMEMBERED);
+                state.own_rows.drain(..excess);
+            }
         }
     }
 
@@ -146,19 +165,23 @@ impl Tickets {
         opened: &Opened,
         state: &mut State,
         want: u64,
-        floor_id: u64,
     ) -> Result<Vec<Block>, StoreError> {
         let before: Vec<(Option<u64>, u64)> =
             session.rows("SELECT MAX(id), @@auto_increment_increment FROM generator_table").await?;
         let (max, increment_before) = before.first().map_or((0, 1), |&(max, increment)| (max.unwrap_or(0), increment));
-        if state.is_behind {
-            self.check_fenced(&self.meta(session, opened).await?, floor_id)?;
-            state.is_behind = false;
+        if let Some(needed) = state.needs_row {
+            self.check_fenced(max, needed)?;
+            state.needs_row = None;
         }
-
+        // A refused INSERT of several rows uses up its values all the same: never ask for more than there are.
+        let left = last_legal_ticket(opened.last_ticket, self.step).saturating_sub(max) / increment_before.max(1);
+        if left == 0 {
+            return Err(self.exhausted(opened));
+        }
         // Where the increment is not 1, each ticket is a block of its own.
         let most = if increment_before == 1 { MOST_TICKETS_PER_LEASE } else { MAX_BLOCKS_PER_LEASE as u64 };
-        let count = want.div_ceil(self.step).clamp(1, most);
+        let needed = want.div_ceil(self.step);
+        let count = needed.clamp(1, most.min(left));
         let (uuids, first) = self.insert(session, opened, state, count).await?;
 
         let meta = self.meta(session, opened).await?;
@@ -169,17 +192,29 @@ impl Tickets {
         };
         state.own_rows.extend(&tickets);
 
-        self.check_meta(&meta, opened)?;
-        let first_free = meta.first_ticket.max(max + 1);
-        if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
-            return Err(self.behind(state, &format!("ticket {ticket} is below {first_free}, the first free one")));
+        if let Err(error) = self.check_meta(&meta, opened) {
+            if error.kind == ErrorKind::Unsafe {
+                self.raise_first_ticket(session).await;
+            }
+            return Err(error);
         }
         let blocks = self.blocks(&tickets, opened)?;
-        if let Some(block) = blocks.iter().find(|block| block.start() < floor_id) {
-            let what = format!("the leased block {block:?} is below {floor_id}, up to where this node leased before");
-            return Err(self.behind(state, &what));
+        let first_free = meta.first_ticket.max(max + 1);
+        let floor_id = self.node.high_water_mark(super::super::DEFAULT_SEQUENCE);
+        let behind = if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
+            Some(format!("ticket {ticket} is below {first_free}, the first free one"))
+        } else {
+            let below = blocks.iter().find(|block| block.start() < floor_id);
+            below.map(|block| {
+                format!("the leased block {block:?} is below {floor_id}, up to where this node leased before")
+            })
+        };
+        if let Some(behind) = behind {
+            state.needs_row = Some(first_free.max(self.ticket_needed()));
+            self.raise_first_ticket(session).await;
+            return Err(self.unfenced(&behind));
         }
-        self.report(opened, state, &tickets);
+        self.report(opened, state, &tickets, needed);
         Ok(blocks)
     }
 
@@ -231,32 +266,37 @@ impl Tickets {
         }
     }
 
-    /// The blocks of rising tickets, adjacent ones as one; at most [`MAX_BLOCKS_PER_LEASE`].
+    /// The blocks of rising tickets, adjacent ones as one; at most [`MAX_BLOCKS_PER_LEASE`], and none past the largest id.
     fn blocks(&self, tickets: &[u64], opened: &Opened) -> Result<Vec<Block>, StoreError> {
         let mut blocks: Vec<Block> = Vec::new();
-        for &ticket in tickets {
-            push_joined(&mut blocks, ticket_block(ticket, self.step).ok_or_else(|| self.exhausted(opened))?);
+        for block in tickets.iter().map_while(|&ticket| ticket_block(ticket, self.step)) {
+            push_joined(&mut blocks, block);
         }
         blocks.truncate(MAX_BLOCKS_PER_LEASE);
-        Ok(blocks)
+        if blocks.is_empty() { Err(self.exhausted(opened)) } else { Ok(blocks) }
     }
 
     fn exhausted(&self, opened: &Opened) -> StoreError {
         self.store_capacity(1.0);
+        let remedy = if last_legal_ticket(opened.last_ticket, self.step) == opened.last_ticket {
+            format!(
+                "its column id ({}) ends at {}. Widen it: ALTER TABLE generator_table MODIFY id BIGINT NOT NULL \
+                 AUTO_INCREMENT;",
+                opened.column_type, opened.last_ticket
+            )
+        } else {
+            format!("ids end at {DEFAULT_MAX_ID}, for JSON readers would mix up larger ones. Go over to another table")
+        };
         StoreError::new(
             ErrorKind::Exhausted,
-            format!(
-                "{}: generator_table is used up: its column id ({}) ends at {}, and ids end at {DEFAULT_MAX_ID}. Widen \
-                 the column: ALTER TABLE generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT;",
-                self.server.described, opened.column_type, opened.last_ticket
-            ),
+            format!("{}: generator_table is used up: {remedy}", self.server.described),
         )
     }
 
-    fn report(&self, opened: &Opened, state: &mut State, tickets: &[u64]) {
+    fn report(&self, opened: &Opened, state: &mut State, tickets: &[u64], needed: u64) {
         let newest = tickets.last().copied().unwrap_or(0);
         #[allow(clippy::cast_precision_loss)]
-        let used = newest as f64 / opened.last_ticket.min(DEFAULT_MAX_ID / self.step).max(1) as f64;
+        let used = newest as f64 / last_legal_ticket(opened.last_ticket, self.step).max(1) as f64;
         self.store_capacity(used);
         if used >= WARN_CAPACITY && !std::mem::replace(&mut state.has_warned_of_capacity, true) {
             tracing::warn!(
@@ -267,13 +307,12 @@ impl Tickets {
                 opened.last_ticket
             );
         }
-        let count = tickets.len() as u64;
-        if count > MANY_TICKETS && !std::mem::replace(&mut state.has_warned_of_step, true) {
+        if needed > MANY_TICKETS && !std::mem::replace(&mut state.has_warned_of_step, true) {
             tracing::warn!(
-                "a lease took {count} tickets of step {}: the step is too small for this rate, which uses the column id \
-                 up and costs the database rows. Step {} would do",
+                "a lease wants {needed} tickets of step {}: the step is too small for this rate, which uses the column id \
+                 up, costs the database rows, and keeps the runway short. Step {} would do",
                 self.step,
-                (count * self.step).next_multiple_of(1000)
+                (needed * self.step).next_multiple_of(1000)
             );
         }
     }
@@ -288,6 +327,11 @@ fn ticket_block(ticket: u64, step: u64) -> Option<Block> {
     let start = ticket.checked_mul(step)?.checked_add(1)?;
     let end = start.checked_add(step)?;
     if end - 1 > DEFAULT_MAX_ID { None } else { Block::new(start, end) }
+}
+
+/// The last ticket whose ids may be handed out, where the column ends at `last_ticket`.
+fn last_legal_ticket(last_ticket: u64, step: u64) -> u64 {
+    last_ticket.min((DEFAULT_MAX_ID / step).saturating_sub(1))
 }
 
 /// The uuid of a row: the first 24 characters of the node's own and 12 of the counter, so that a node's rows differ, lie
@@ -318,19 +362,16 @@ async fn read_back(session: &mut Session<'_>, uuids: &[String]) -> Result<Vec<u6
     }
 }
 
-/// Deletes all of `own_rows` but the newest. What can't be deleted stays in the list, for the next lease: the lease
-/// itself is good.
-async fn delete_older_rows(session: &mut Session<'_>, own_rows: &mut Vec<u64>) {
+/// Deletes all of `own_rows` but the newest. What can't be deleted stays in the list, for the next time: the lease itself
+/// is good.
+async fn delete_older_rows(session: &mut Session<'_>, own_rows: &mut Vec<u64>) -> Result<(), StoreError> {
     while own_rows.len() > 1 {
         let count = (own_rows.len() - 1).min(MOST_ROWS_PER_DELETE);
         let ids: Vec<String> = own_rows[..count].iter().map(u64::to_string).collect();
-        let sql = format!("DELETE FROM generator_table WHERE id IN ({})", ids.join(","));
-        if let Err(failed) = session.execute(&sql).await {
-            tracing::debug!("older rows of this node are left for the next lease: {}", failed.error);
-            return;
-        }
+        session.execute(&format!("DELETE FROM generator_table WHERE id IN ({})", ids.join(","))).await?;
         own_rows.drain(..count);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -347,6 +388,11 @@ mod tests {
         assert_eq!(block(DEFAULT_MAX_ID - 1, 1), Some((DEFAULT_MAX_ID, DEFAULT_MAX_ID)));
         assert_eq!(block(DEFAULT_MAX_ID, 1), None);
         assert_eq!(block(u64::MAX, 4_294_967_295), None);
+        for step in [1, 7, 100, 4_294_967_295] {
+            let last = last_legal_ticket(u64::MAX, step);
+            assert!(ticket_block(last, step).is_some() && ticket_block(last + 1, step).is_none(), "step {step}");
+        }
+        assert_eq!(last_legal_ticket(2_147_483_647, 100), 2_147_483_647);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `seqsvr_meta`: what is recorded of the table, and what must hold before a ticket is handed out.
 
 use super::super::Session;
-use super::{ErrorKind, Opened, State, StoreError, Tickets};
+use super::{ErrorKind, Opened, StoreError, Tickets};
 
 /// The row of `seqsvr_meta`, with the server's identity and auto-increment step.
 pub(super) struct Meta {
@@ -54,43 +54,63 @@ impl Tickets {
         if meta.server != meta.connected_to {
             let what = format!(
                 "this is server '{}', but the counter was last fenced for server '{}'. After a failover or a restore, \
-                 commits that the old server acknowledged may be missing here, so ids could be repeated. When all \
-                 nodes' highest ids are known, with TICKET above each of them divided by step {}, run: INSERT INTO \
-                 generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET first_ticket = TICKET + 1, \
-                 server = '{0}' WHERE id = 1;",
-                meta.connected_to, meta.server, self.step
+                 commits that the old server acknowledged may be missing here, so ids could be repeated, and nothing is \
+                 leased. {}, server = '{0}' WHERE id = 1;",
+                meta.connected_to,
+                meta.server,
+                self.fence()
             );
             return wrong(ErrorKind::Unsafe, what);
         }
         Ok(())
     }
 
-    /// Once the counter was found to have gone back, nothing is leased until a person has raised `first_ticket` past
-    /// what this node leased: passing our own mark by leasing on would run through what *other* nodes hold.
-    pub(super) fn check_fenced(&self, meta: &Meta, floor_id: u64) -> Result<(), StoreError> {
-        let needed = floor_id.saturating_sub(1).div_ceil(self.step);
-        if meta.first_ticket >= needed {
+    /// Once the counter was found to have gone back, nothing is leased until a person has inserted the row `needed`:
+    /// getting there by leasing on would run through what *other* nodes hold.
+    pub(super) fn check_fenced(&self, max: u64, needed: u64) -> Result<(), StoreError> {
+        if max >= needed {
             return Ok(());
         }
-        Err(self.unfenced(&format!("seqsvr_meta.first_ticket is {}, and must be at least {needed}", meta.first_ticket)))
+        Err(self.unfenced(&format!("its highest row is {max}, and must be at least {needed}")))
     }
 
-    /// The counter went back: nothing is leased until a person has set it. Remembers that.
-    pub(super) fn behind(&self, state: &mut State, what: &str) -> StoreError {
-        state.is_behind = true;
-        self.unfenced(what)
+    /// The counter went back, or this is another server: nothing is leased until a person has set the counter. Until
+    /// then no *new* node may take what this one holds: the first ticket is raised, never lowered, to our own mark.
+    pub(super) async fn raise_first_ticket(&self, session: &mut Session<'_>) {
+        let needed = self.ticket_needed();
+        let sql = format!("UPDATE seqsvr_meta SET first_ticket = {needed} WHERE id = 1 AND first_ticket < {needed}");
+        if let Err(failed) = session.execute(&sql).await {
+            tracing::warn!("first_ticket could not be raised to {needed}: {}", failed.error);
+        }
     }
 
-    fn unfenced(&self, what: &str) -> StoreError {
+    pub(super) fn unfenced(&self, what: &str) -> StoreError {
         StoreError::new(
             ErrorKind::Unsafe,
             format!(
                 "{}: the counter of generator_table went back ({what}): a restored backup, or a lowered AUTO_INCREMENT. \
-                 Ids could be repeated, so nothing is leased. With TICKET above the highest id of all nodes divided by \
-                 step {}, run: INSERT INTO generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET \
-                 first_ticket = TICKET + 1 WHERE id = 1;",
-                self.server.described, self.step
+                 Ids could be repeated, so nothing is leased. {} WHERE id = 1;",
+                self.server.described,
+                self.fence()
             ),
+        )
+    }
+
+    /// The first ticket that lies past all that this node ever leased.
+    pub(super) fn ticket_needed(&self) -> u64 {
+        let mark = self.node.high_water_mark(super::super::super::DEFAULT_SEQUENCE);
+        mark.saturating_sub(1).div_ceil(self.step)
+    }
+
+    /// What a person has to do and to run, up to the last column that is set.
+    fn fence(&self) -> String {
+        format!(
+            "TICKET must be past what any node has LEASED, not only handed out: each node's needs are its metric \
+             seqsvr_high_water_mark_ids divided by step {}, here {}; stop a node that you can't ask. Then, with the largest \
+             of them, run: INSERT IGNORE INTO generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET \
+             first_ticket = GREATEST(first_ticket, TICKET + 1)",
+            self.step,
+            self.ticket_needed()
         )
     }
 }

@@ -62,7 +62,12 @@ impl Tickets {
 
         let opened = Opened { identity, store_id, last_ticket, column_type: column };
         let meta = self.meta(session, &opened).await?;
-        self.check_meta(&meta, &opened)?;
+        if let Err(error) = self.check_meta(&meta, &opened) {
+            if error.kind == ErrorKind::Unsafe {
+                self.raise_first_ticket(session).await;
+            }
+            return Err(error);
+        }
         self.node.remember_store(&opened.store_id);
         self.find_own_rows(session, state).await?;
         Ok(opened)
