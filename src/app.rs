@@ -89,8 +89,9 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     let server = http::server(service.clone(), listener, config.shutdown.grace.get())
         .map_err(|error| AppError::Failed(format!("the HTTP server can't start: {error}")))?;
     tracing::info!(
-        "seqsvr {} serves sequence {} from {}, step {}",
+        "seqsvr {} {} sequence {} from {}, step {}",
         env!("CARGO_PKG_VERSION"),
+        if sequence.health().has_leased { "serves" } else { "can't lease yet, but will serve" },
         sequence.name(),
         guard.store().describe(),
         step
