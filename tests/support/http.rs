@@ -99,6 +99,36 @@ pub fn get(port: u16, path: &str) -> Response {
     Client::connect(port).get(path)
 }
 
+/// `GET /new` over `connections` connections to `ports` in turn, until the servers are gone. An answer that is not an id is
+/// an error; a cut connection is the end.
+pub fn load_until_gone(ports: &[u16], connections: usize) -> Checker {
+    let one = |port: u16| {
+        let mut checker = Checker::default();
+        let Ok(mut client) = Client::try_connect(port) else { return checker };
+        while let Ok(response) = client.try_request("GET", "/new", "") {
+            match try_id(&response.body) {
+                Some(id) => checker.add([id]),
+                None => checker.error(format!("{response:?}")),
+            }
+        }
+        checker
+    };
+    at_once(ports, connections, &one)
+}
+
+/// Runs `one` on as many threads, each with the next port.
+fn at_once(ports: &[u16], connections: usize, one: &(impl Fn(u16) -> Checker + Sync)) -> Checker {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            ports.iter().copied().cycle().take(connections).map(|port| scope.spawn(move || one(port))).collect();
+        let mut all = Checker::default();
+        for thread in threads {
+            all.merge(thread.join().expect("a connection's thread"));
+        }
+        all
+    })
+}
+
 /// `requests` times `GET /new` over `connections` connections, which go to `ports` in turn. Each connection's ids must
 /// rise, for it talks to one node.
 pub fn load(ports: &[u16], connections: usize, requests: i64) -> Checker {
@@ -125,18 +155,5 @@ pub fn load(ports: &[u16], connections: usize, requests: i64) -> Checker {
         }
         checker
     };
-    std::thread::scope(|scope| {
-        let one = &one;
-        let threads: Vec<_> = (0..connections)
-            .map(|n| {
-                let port = ports[n % ports.len()];
-                scope.spawn(move || one(port))
-            })
-            .collect();
-        let mut all = Checker::default();
-        for thread in threads {
-            all.merge(thread.join().expect("a connection's thread"));
-        }
-        all
-    })
+    at_once(ports, connections, &one)
 }
