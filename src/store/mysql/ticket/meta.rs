@@ -105,9 +105,9 @@ impl Tickets {
     /// What a person has to do and to run, up to the last column that is set.
     fn fence(&self) -> String {
         format!(
-            "TICKET must be past what any node has LEASED, not only handed out: each node's needs are its metric \
-             seqsvr_high_water_mark_ids divided by step {}, here {}; stop a node that you can't ask. Then, with the largest \
-             of them, run: INSERT IGNORE INTO generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET \
+            "TICKET must be past what any node has LEASED, not only handed out: each node's need is its metric \
+             seqsvr_high_water_mark_ids (of a stopped one: data_dir/node.json) divided by step {} and rounded up, here {}; \
+             with the largest of them run: INSERT IGNORE INTO generator_table (id, uuid) VALUES (TICKET, UUID()); UPDATE seqsvr_meta SET \
              first_ticket = GREATEST(first_ticket, TICKET + 1)",
             self.step,
             self.ticket_needed()
