@@ -75,7 +75,10 @@ impl BlockStore for Sqlite {
         .await;
         match leased {
             Ok(block) => block.map(|block| vec![block]),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(self.inner.failed(ErrorKind::Unavailable, &"the runtime is shutting down")),
+            },
         }
     }
 
@@ -249,7 +252,7 @@ impl Inner {
         self.failed(kind, error)
     }
 
-    fn failed(&self, kind: ErrorKind, error: &dyn std::error::Error) -> StoreError {
+    fn failed(&self, kind: ErrorKind, error: &dyn std::fmt::Display) -> StoreError {
         StoreError::new(kind, format!("the embedded store {}: {error}", self.file.display()))
     }
 }

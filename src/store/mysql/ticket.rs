@@ -9,8 +9,8 @@
 //! - and, when its blocks can be handed out already, DELETE this node's older rows.
 //!
 //! The tickets count only if the meta row is as expected, and they lie past MAX(id) and past `first_ticket`; else they
-//! are a gap. The seed's `REPLACE` is not used: with several nodes at full
-//! speed it deadlocks, and one onto another node's row deletes that silently.
+//! are a gap. The seed's `REPLACE` is not used: with several nodes at full speed it deadlocks, and one onto another
+//! node's row deletes that silently.
 
 use std::fmt::Write;
 use std::num::NonZeroU64;
@@ -174,10 +174,11 @@ impl Tickets {
             state.needs_row = None;
         }
         // A refused INSERT of several rows uses up its values all the same: never ask for more than there are.
-        let left = last_legal_ticket(opened.last_ticket, self.step).saturating_sub(max) / increment_before.max(1);
-        if left == 0 {
+        let beyond = last_legal_ticket(opened.last_ticket, self.step).saturating_sub(max);
+        if beyond == 0 {
             return Err(self.exhausted(opened));
         }
+        let left = (beyond / increment_before.max(1)).max(1);
         // Where the increment is not 1, each ticket is a block of its own.
         let most = if increment_before == 1 { MOST_TICKETS_PER_LEASE } else { MAX_BLOCKS_PER_LEASE as u64 };
         let needed = want.div_ceil(self.step);
@@ -200,14 +201,13 @@ impl Tickets {
         }
         let blocks = self.blocks(&tickets, opened)?;
         let first_free = meta.first_ticket.max(max + 1);
-        let floor_id = self.node.high_water_mark(super::super::DEFAULT_SEQUENCE);
+        let mark = self.node.high_water_mark(super::super::DEFAULT_SEQUENCE);
         let behind = if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
             Some(format!("ticket {ticket} is below {first_free}, the first free one"))
         } else {
-            let below = blocks.iter().find(|block| block.start() < floor_id);
-            below.map(|block| {
-                format!("the leased block {block:?} is below {floor_id}, up to where this node leased before")
-            })
+            let below = blocks.iter().find(|block| block.start() < mark);
+            below
+                .map(|block| format!("the leased block {block:?} is below {mark}, up to where this node leased before"))
         };
         if let Some(behind) = behind {
             state.needs_row = Some(first_free.max(self.ticket_needed()));
