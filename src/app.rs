@@ -34,6 +34,9 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last writing of the node's memory may take.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the store may take to close; nothing is lost where it does not.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the refill may take to notice the end; it has nothing to finish.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -102,7 +105,10 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     let mut serving = tokio::spawn(server);
     let outcome = tokio::select! {
         ended = &mut serving => Err(AppError::Failed(format!("the HTTP server ended by itself: {ended:?}"))),
-        error = background.misconfigured() => Err(error),
+        error = background.misconfigured() => {
+            tracing::error!("ending, for only a person can mend this: {error}");
+            Err(error)
+        }
         name = signals.next() => {
             tracing::info!("{name}: draining");
             Ok(())
@@ -119,7 +125,9 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
         if timeout(SAVE_TIMEOUT, save(&node)).await.is_err() {
             tracing::warn!("data_dir does not answer: what this node remembers there may be out of date");
         }
-        guard.store().close().await;
+        if timeout(CLOSE_TIMEOUT, guard.store().close()).await.is_err() {
+            tracing::warn!("the store does not answer, and is left as it is");
+        }
         unused
     };
     tokio::select! {
@@ -128,7 +136,9 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
             outcome
         }
         name = signals.next() => {
-            Err(AppError::Failed(format!("{name} again: ended at once, requests in flight are cut off")))
+            let again = format!("{name} again: ended at once, requests in flight are cut off");
+            // The reason to end was there before.
+            outcome.and(Err(AppError::Failed(again)))
         }
     }
 }

@@ -179,19 +179,15 @@ impl Buffer {
         }
     }
 
-    /// Says that the store has no more ids. Who waits is told at once; the next append takes it back.
-    pub fn exhaust(&self) {
+    /// Says whether the store has no more ids; an append says so too. Who waits is told at once.
+    pub fn set_exhausted(&self, is_exhausted: bool) {
+        let supply = if is_exhausted { Supply::Exhausted } else { Supply::Open };
         loop {
             let held = self.held.load();
-            if held.supply != Supply::Open {
+            if held.supply == supply || held.supply == Supply::Sealed {
                 return;
             }
-            let next = Held {
-                current: held.current.clone(),
-                ready: held.ready.clone(),
-                retired: held.retired,
-                supply: Supply::Exhausted,
-            };
+            let next = Held { current: held.current.clone(), ready: held.ready.clone(), retired: held.retired, supply };
             if self.held.replace(&held, next) {
                 self.changed.notify_waiters();
                 return;

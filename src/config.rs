@@ -109,8 +109,9 @@ impl MySql {
             Some(_) if self.ssl_mode != SslMode::VerifyIdentity => {
                 Err("mysql.ssl_ca: nothing is checked with it. Set ssl_mode: verify_identity, or remove it".to_owned())
             }
-            Some(ca) => match std::fs::read(ca) {
-                Ok(_) => Ok(()),
+            Some(ca) => match std::fs::read_to_string(ca) {
+                Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => Ok(()),
+                Ok(_) => Err(format!("mysql.ssl_ca: '{}' has no certificate in PEM form", ca.display())),
                 Err(error) => Err(format!("mysql.ssl_ca: '{}' can't be read: {error}", ca.display())),
             },
             None => Ok(()),
@@ -375,10 +376,9 @@ fn overrides(environment: &[(String, String)]) -> Result<Vec<Override>, ConfigEr
             if environment.iter().any(|(other, _)| other == SECRET_VARIABLE) {
                 return Err(ConfigError::new(secret_file, format!("{SECRET_VARIABLE} is set too: keep one of them")));
             }
+            // Not shown: whoever put the password itself here should not find it in the log.
             let text = std::fs::read_to_string(text).map_err(|error| {
-                // Whoever put the password itself here should not find it in the log.
-                let shown = if text.starts_with(['/', '.']) { text } else { "(not shown, for it may be the password)" };
-                ConfigError::new(&secret_file, format!("it must name a file, and {shown} can't be read: {error}"))
+                ConfigError::new(&secret_file, format!("the file that it names can't be read: {error}"))
             })?;
             (SECRET_VARIABLE, text.trim_end_matches(['\r', '\n']).to_owned())
         } else {

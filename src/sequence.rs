@@ -102,6 +102,8 @@ pub struct Sequence {
     capacity_used: AtomicU64,
     /// The largest block end leased, also before a restart. Relaxed: for people.
     high_water_mark: AtomicU64,
+    /// Held by the batch that is gathering its ids.
+    gathering: tokio::sync::Mutex<()>,
     health: Mutex<Health>,
     metrics: Arc<Metrics>,
 }
@@ -127,6 +129,7 @@ impl Sequence {
             rate: AtomicU64::new(0),
             capacity_used: AtomicU64::new(0),
             high_water_mark: AtomicU64::new(high_water_mark),
+            gathering: tokio::sync::Mutex::new(()),
             health: Mutex::default(),
             metrics,
         }
@@ -163,18 +166,23 @@ impl Sequence {
             return Err(TakeError::TooMany { asked: count, most: self.limits.ids });
         }
         let mut batch = Batch::new(self);
-        let mut left = count;
-        while left > 0 {
+        let (mut left, mut dry) = (count, Dry::Empty);
+        // Where not all of it is there, it waits for its turn with empty hands.
+        let mut is_there = self.buffer.snapshot().held() >= count;
+        while is_there && left > 0 {
             match self.buffer.take(left) {
                 Ok(taken) => {
                     self.after(taken);
                     left -= batch.add(taken.ids);
                 }
-                Err(dry) => {
-                    self.wait_for(dry, &mut batch, left).await?;
-                    left = 0;
+                Err(why) => {
+                    dry = why;
+                    is_there = false;
                 }
             }
+        }
+        if left > 0 {
+            self.wait_for(dry, &mut batch, left).await?;
         }
         Ok(batch.finish())
     }
@@ -196,6 +204,9 @@ impl Sequence {
         };
         self.refill_due.notify_one();
         let all = async {
+            // One batch gathers at a time, first come first served: else each takes a part and none gets all of it. A
+            // single id is no part of anything.
+            let _turn = if want > 1 { Some(self.gathering.lock().await) } else { None };
             while waiting.wanted > 0 {
                 let taken = self.buffer.take_or_wait(waiting.wanted).await?;
                 self.after(taken);
@@ -306,9 +317,7 @@ impl Sequence {
             since
         };
         // After the reason is there to be read: this wakes who waits for it.
-        if kind == Some(ErrorKind::Exhausted) {
-            self.buffer.exhaust();
-        }
+        self.buffer.set_exhausted(kind == Some(ErrorKind::Exhausted));
         since.elapsed()
     }
 

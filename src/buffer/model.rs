@@ -195,9 +195,10 @@ fn an_append_wakes_all_who_wait() {
 
 #[test]
 fn a_seal_or_an_exhausted_store_ends_the_waiting() {
-    for (end, expected) in
-        [((|buffer| drop(buffer.seal())) as fn(&Buffer), Dry::Sealed), (Buffer::exhaust as fn(&Buffer), Dry::Exhausted)]
-    {
+    for (end, expected) in [
+        ((|buffer| drop(buffer.seal())) as fn(&Buffer), Dry::Sealed),
+        ((|buffer| buffer.set_exhausted(true)) as fn(&Buffer), Dry::Exhausted),
+    ] {
         model(None, move || {
             let buffer = buffer(&[]);
             let other = buffer.clone();

@@ -20,7 +20,7 @@ enum Step {
     /// Appends a block that begins so many ids after the end of what was appended before, of such a length.
     Append(u64, u64),
     AppendBehind,
-    Exhaust,
+    Exhaust(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -29,7 +29,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (1..9u64).prop_map(Step::Take),
         4 => (0..3u64, 1..7u64).prop_map(|(gap, len)| Step::Append(gap, len)),
         1 => Just(Step::AppendBehind),
-        1 => Just(Step::Exhaust),
+        1 => any::<bool>().prop_map(Step::Exhaust),
     ];
     proptest::collection::vec(step, 1..300)
 }
@@ -80,9 +80,9 @@ proptest! {
                     prop_assert_eq!(buffer.append(block(end - 1, end + 5)), Err(Refused::OutOfOrder));
                 }
                 Step::AppendBehind => {}
-                Step::Exhaust => {
-                    buffer.exhaust();
-                    exhausted = true;
+                Step::Exhaust(is_exhausted) => {
+                    buffer.set_exhausted(is_exhausted);
+                    exhausted = is_exhausted;
                 }
             }
             let seen = buffer.snapshot();
@@ -181,7 +181,7 @@ fn stress_of_waiting_takers() {
                 tokio::task::yield_now().await;
             }
         }
-        buffer.exhaust();
+        buffer.set_exhausted(true);
         let mut all = Vec::new();
         for taker in takers {
             all.extend(taker.await.unwrap());

@@ -53,7 +53,7 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
         ("store: embedded\nrefill:\n  runway: 25h", "from 0s to 1day"),
         ("store: embedded\nrefill:\n  threshold: 1.5", "refill.threshold: this is not allowed"),
         ("store: embedded\nlimits: {batch: 0}", "limits.batch: 0 is not allowed"),
-        ("mysql: {user: u, host: 'unix(x)', database: d}", "mysql.host: 'unix(x)' has no absolute path"),
+        ("mysql: {user: u, host: 'unix(x)', database: d}", "mysql.host: the path must be absolute"),
         ("mysql: {user: u, database: d}", "missing field `host`"),
         ("mysql: {user: u, host: h, database: d, password: 123}", "mysql.password: put the value in quotes"),
         ("store: [", "line 1"),
@@ -65,6 +65,11 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
             "mysql: {user: u, host: h, database: d, ssl_mode: verify_identity, ssl_ca: /no/such}",
             "mysql.ssl_ca: '/no/such' can't be read",
         ),
+        (
+            "mysql: {user: u, host: h, database: d, ssl_mode: verify_identity, ssl_ca: Cargo.toml}",
+            "mysql.ssl_ca: 'Cargo.toml' has no certificate",
+        ),
+        ("mysql: {user: u, host: 'root:hunter2', database: d}", "mysql.host: the port must be from 1 to 65535"),
         ("store: embedded\ndata_dir: ''", "data_dir: it is empty"),
     ] {
         let error = load(text, &[]).unwrap_err();
@@ -113,8 +118,8 @@ fn a_mistake_in_the_environment_names_the_variable() {
         ("SEQSVR_STEPS", "1", "SEQSVR_STEPS: unknown field `steps`"),
         ("SEQSVR_LIMITS__WAIT", "5", "SEQSVR_LIMITS__WAIT: '5' is not a duration"),
         ("SEQSVR_STORE", "embedded", "two stores are chosen"),
-        ("SEQSVR_MYSQL__PASSWORD_FILE", "/no/such/file", "/no/such/file can't be read"),
-        ("SEQSVR_MYSQL__PASSWORD_FILE", "hunter2", "(not shown, for it may be the password)"),
+        ("SEQSVR_MYSQL__PASSWORD_FILE", "/no/such/file", "the file that it names can't be read"),
+        ("SEQSVR_MYSQL__PASSWORD_FILE", "hunter2", "the file that it names can't be read"),
     ] {
         let error = load(SEED, &[(name, value)]).unwrap_err();
         assert!(error.contains(wanted), "{name}={value} said: {error}");

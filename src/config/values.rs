@@ -43,6 +43,13 @@ impl<T: FromScalar> Visitor<'_> for ScalarVisitor<T> {
     fn visit_i64<E: de::Error>(self, typed: i64) -> Result<T, E> {
         T::from_scalar(Scalar::Whole(typed.into())).map_err(E::custom)
     }
+    // Past 64 bits no value of ours is allowed, and serde's own error would show it.
+    fn visit_i128<E: de::Error>(self, typed: i128) -> Result<T, E> {
+        T::from_scalar(Scalar::Whole(typed)).map_err(E::custom)
+    }
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<T, E> {
+        T::from_scalar(Scalar::Whole(i128::MAX)).map_err(E::custom)
+    }
     fn visit_f64<E: de::Error>(self, typed: f64) -> Result<T, E> {
         T::from_scalar(Scalar::Float(typed)).map_err(E::custom)
     }
@@ -166,28 +173,28 @@ impl FromScalar for DatabaseHost {
     fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
         let allowed = format!("write {}", Self::EXPECTED);
         let Scalar::Text(typed) = typed else { return Err(format!("this is not an address: {allowed}")) };
+        // Not shown in errors: people put a whole DSN here, with the password in it.
         if typed.contains('@') {
-            // A whole Go DSN has a password in it, so it is not shown.
             return Err(format!("user, password and database have keys of their own; for the host alone {allowed}"));
         }
         if let Some(path) = typed.strip_prefix("unix(").and_then(|rest| rest.strip_suffix(')')) {
             return if path.starts_with('/') {
                 Ok(Self::Unix(path.into()))
             } else {
-                Err(format!("'{typed}' has no absolute path: {allowed}"))
+                Err(format!("the path must be absolute: {allowed}"))
             };
         }
         let address = typed.strip_prefix("tcp(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(typed);
         // An IPv6 address without a port has colons of its own, and brackets around them.
         let (host, port) = match address.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => {
-                (host, port.parse().map_err(|_| format!("'{typed}' has no port from 1 to 65535: {allowed}"))?)
+                (host, port.parse().map_err(|_| format!("the port must be from 1 to 65535: {allowed}"))?)
             }
             _ => (address, 3306),
         };
         match host_name(host) {
             Some(host) if port != 0 && !host.contains(['(', ')', '/', ' ']) => Ok(Self::Tcp { host, port }),
-            _ => Err(format!("'{typed}' is not an address: {allowed}")),
+            _ => Err(format!("this is not an address: {allowed}")),
         }
     }
 }
@@ -357,7 +364,11 @@ mod tests {
     fn a_secret_is_never_shown() {
         let shown = format!("{:?}", Secret("hunter2".into()));
         assert!(!shown.contains("hunter2"));
-        let error = serde_yaml::from_str::<Secret>("20012001").unwrap_err().to_string();
-        assert!(error.contains("quotes") && !error.contains("2001"), "{error}");
+        for number in
+            ["20012001", "-20012001", "2001.5", "20012001200120012001", "-200120012001200120012001200120012001"]
+        {
+            let error = serde_yaml::from_str::<Secret>(number).unwrap_err().to_string();
+            assert!(error.contains("quotes") && !error.contains("2001"), "{error}");
+        }
     }
 }

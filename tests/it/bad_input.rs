@@ -51,7 +51,7 @@ fn files_that_are_not_there_or_not_readable() {
     let file = Setup::embedded().env("SEQSVR_DATA_DIR", "/dev/null/data");
     refused(&file, CONFIGURATION, &["data_dir /dev/null/data"]);
     let secret = Setup::new(SEED_CONFIG).env("SEQSVR_MYSQL__PASSWORD_FILE", "/no/such");
-    refused(&secret, CONFIGURATION, &["/no/such can't be read"]);
+    refused(&secret, CONFIGURATION, &["the file that it names can't be read"]);
 }
 
 #[test]

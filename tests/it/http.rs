@@ -122,3 +122,19 @@ fn probes_and_what_load_balancers_ask() {
     assert_eq!((options.status, options.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
     assert!(client.get("/metrics").header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
 }
+
+#[test]
+fn large_batches_at_once_do_not_take_from_each_other() {
+    let server = Setup::embedded().env("SEQSVR_LIMITS__WAIT", "10s").start();
+    let port = server.port();
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(move || {
+                let response = crate::support::http::get(port, "/new?count=1000000&ranges");
+                assert_eq!(response.status, 200, "{response:?}");
+            });
+        }
+    });
+    assert_eq!(server.metric("seqsvr_ids_total"), 12_000_000.0);
+    assert_eq!(server.metric("seqsvr_ids_lost_total{reason=\"batch_timeout\""), 0.0);
+}

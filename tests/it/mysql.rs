@@ -87,7 +87,7 @@ fn tickets_that_are_not_consecutive() {
 #[test]
 fn the_end_of_the_column() {
     for flavor in [Flavor::MariaDb, Flavor::MySql9] {
-        let database = Database::start(flavor);
+        let mut database = Database::start(flavor);
         sql(&database, &format!("USE sequence; {SEED_TABLE} ALTER TABLE generator_table AUTO_INCREMENT = 2147483646"));
         let setup = Setup::seed(&database);
         let server = setup.start();
@@ -104,6 +104,15 @@ fn the_end_of_the_column() {
         assert!(server.log().contains("% used"), "{}", server.log());
         assert_eq!(server.get("/readyz").status, 200, "another node could not help");
 
+        // A database that is away is another reason, which a retry does help with.
+        database.kill();
+        let away = eventually("it notices", || {
+            let response = server.get("/new");
+            (response.status == 503).then_some(response)
+        });
+        assert!(away.body.contains("refused") && away.header("retry-after").is_some(), "{away:?}");
+        database.restart();
+
         // And it goes on by itself once the column is wider.
         sql(&database, "ALTER TABLE sequence.generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT");
         let id = eventually("it goes on", || {
@@ -116,6 +125,8 @@ fn the_end_of_the_column() {
 
 /// A restored backup: no rows, and the counter where it was long ago.
 const REWIND: &str = "USE sequence; DELETE FROM generator_table; ALTER TABLE generator_table AUTO_INCREMENT = 5";
+
+const HIGHEST_ROW: &str = "SELECT COALESCE(MAX(id), 0) FROM sequence.generator_table";
 
 /// The TICKET that a node says it needs.
 fn ticket_needed(message: &str) -> u64 {
@@ -137,6 +148,7 @@ fn a_counter_that_went_back_while_nodes_hold_ids() {
         let (setup, new) = (Setup::seed(&database), Setup::seed(&database));
         let busy = setup.start();
         let mut all = load(&[busy.port()], 4, 20_000);
+        eventually("the runway is there", || (busy.metric("seqsvr_ids_held") > 40_000.0).then_some(()));
         sql(&database, REWIND);
         // It holds far more than it has handed out, and finds out at its next lease.
         all.merge(load(&[busy.port()], 4, 20_000));
@@ -155,7 +167,7 @@ fn a_counter_that_went_back_while_nodes_hold_ids() {
         assert!(refused.status == 503 && refused.body.contains("went back"), "{refused:?}");
         // Nobody creeps up to what is held.
         std::thread::sleep(Duration::from_secs(3));
-        let row: u64 = sql_value(&database, "SELECT MAX(id) FROM sequence.generator_table").parse().unwrap();
+        let row: u64 = sql_value(&database, HIGHEST_ROW).parse().unwrap();
         let needed = [&ready, &refused].map(|message| ticket_needed(&message.body));
         assert!(row < needed[0] / 2, "row {row}, and {needed:?} are needed");
 
@@ -166,6 +178,50 @@ fn a_counter_that_went_back_while_nodes_hold_ids() {
         all.merge(load(&[busy.port(), other.port()], 8, 100_000));
         all.assert_clean(140_000);
         assert!(busy.log().contains("works again"), "{}", busy.log());
+    }
+}
+
+#[test]
+fn a_counter_that_went_back_by_little_while_a_node_is_idle() {
+    for flavor in [Flavor::MariaDb, Flavor::MySql9] {
+        let database = Database::start(flavor);
+        let setups = [(); 3].map(|()| Setup::seed(&database));
+        // Each holds one ticket; the third one stays idle with its own.
+        let nodes = setups.each_ref().map(Setup::start);
+        sql(&database, "USE sequence; DELETE FROM generator_table; ALTER TABLE generator_table AUTO_INCREMENT = 1");
+        // Rows of refused leases must not look as if a person had set the counter.
+        let mut all = load(&[nodes[0].port(), nodes[1].port()], 2, 220);
+        assert!(all.verdict().errors > 0, "they refuse");
+        std::thread::sleep(Duration::from_secs(3));
+        all.merge(load(&[nodes[0].port(), nodes[1].port()], 2, 10));
+        all.merge(load(&[nodes[2].port()], 1, 60));
+        assert_eq!((all.verdict().repeats, all.verdict().first_repeat), (0, None), "{flavor:?}");
+        let row: u64 = sql_value(&database, HIGHEST_ROW).parse().unwrap();
+        assert!(row <= 2, "{flavor:?}: nobody goes on inserting: {row}");
+
+        // With all marks known, a person sets it.
+        let needed = nodes.each_ref().map(|node| (node.metric("seqsvr_high_water_mark_ids") / 100.0).ceil());
+        let ticket = needed.into_iter().fold(0.0, f64::max);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        sql(&database, &fence(&nodes[0].get("/new").body, ticket as u64));
+        nodes[0].wait_until_ready();
+        nodes[1].wait_until_ready();
+        let more = load(&nodes.each_ref().map(Server::port), 6, 5_000);
+        more.assert_clean(5_000);
+        all.merge(more);
+        assert_eq!(all.verdict().repeats, 0, "{flavor:?}");
+    }
+}
+
+#[test]
+fn a_table_that_is_gone_is_not_made_anew() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = Setup::seed(&database);
+    assert_eq!(setup.start().next(), 101);
+    sql(&database, "DROP TABLE sequence.generator_table");
+    for setup in [setup, Setup::seed(&database)] {
+        let (code, output) = setup.run(&[]);
+        assert!(code == 78 && output.contains("generator_table is gone"), "{output}");
     }
 }
 

@@ -3,9 +3,9 @@
 //! Ticket `b` is the ids `[b * step + 1, (b + 1) * step + 1)`: with step 100 the first id of a new table is 101.
 //!
 //! A lease is statements on their own, each committed when its OK comes:
-//! - read MAX(id);
+//! - read MAX(id) and `seqsvr_meta`, and refuse before anything is spent;
 //! - INSERT k fresh rows, whose ids are the tickets;
-//! - read `seqsvr_meta`, *after* the INSERT's OK;
+//! - read `seqsvr_meta` again, *after* the INSERT's OK;
 //! - and, when its blocks can be handed out already, DELETE this node's older rows.
 //!
 //! The tickets count only if the meta row is as expected, and they lie past MAX(id) and past `first_ticket`; else they
@@ -30,6 +30,8 @@ use crate::segment::{Block, push_joined};
 mod meta;
 mod open;
 
+use meta::Seen;
+
 /// The most tickets of one INSERT: 1000 take 8 to 18 ms.
 const MOST_TICKETS_PER_LEASE: u64 = 1_000;
 
@@ -44,6 +46,9 @@ const WARN_CAPACITY: f64 = 0.8;
 
 /// The 48 bits of a row's uuid that are its counter.
 const COUNTER_MASK: u64 = (1 << 48) - 1;
+
+/// So many looks in a row that find too few rows are an alarm.
+const SHORT_LOOKS: u32 = 3;
 
 /// The most rows of this node that wait to be deleted: 8 bytes each.
 const MOST_ROWS_REMEMBERED: usize = 100_000;
@@ -70,11 +75,19 @@ struct State {
     counter: u64,
     /// The ids of this node's rows that are not deleted yet, rising; the newest stays.
     own_rows: Vec<u64>,
-    /// The counter was found to have gone back: nothing is leased before there is a row of at least this id.
-    needs_row: Option<u64>,
-    has_warned_of_rows: bool,
-    has_warned_of_step: bool,
-    has_warned_of_capacity: bool,
+    /// The counter was found to have gone back, and that is not recorded yet.
+    is_behind: bool,
+    /// How many looks in a row found fewer rows than there must be.
+    short_looks: u32,
+    warned_of: Warned,
+}
+
+/// What was told once and needs no second line.
+#[derive(Default)]
+struct Warned {
+    rows: bool,
+    step: bool,
+    capacity: bool,
 }
 
 #[derive(Clone)]
@@ -127,9 +140,9 @@ impl BlockStore for Tickets {
             Err(error) => Err(error),
         };
         match deleted {
-            Ok(()) => state.has_warned_of_rows = false,
+            Ok(()) => state.warned_of.rows = false,
             Err(error) => {
-                if !std::mem::replace(&mut state.has_warned_of_rows, true) {
+                if !std::mem::replace(&mut state.warned_of.rows, true) {
                     tracing::warn!(
                         "older rows of this node stay in generator_table until they can be deleted: {error}"
                     );
@@ -166,56 +179,68 @@ impl Tickets {
         state: &mut State,
         want: u64,
     ) -> Result<Vec<Block>, StoreError> {
-        let before: Vec<(Option<u64>, u64)> =
-            session.rows("SELECT MAX(id), @@auto_increment_increment FROM generator_table").await?;
-        let (max, increment_before) = before.first().map_or((0, 1), |&(max, increment)| (max.unwrap_or(0), increment));
-        if let Some(needed) = state.needs_row {
-            self.check_fenced(max, needed)?;
-            state.needs_row = None;
+        let before = self.look(session, opened).await?;
+        if state.is_behind {
+            self.record_regression(session, state).await;
+            return Err(self.regressed(&before, "it is to be recorded"));
         }
+        if let Err(error) = self.check(&before, opened) {
+            if error.kind == ErrorKind::Unsafe {
+                self.raise_first_ticket(session, opened).await;
+            }
+            return Err(error);
+        }
+        // Each node's newest row stays: without it the table has lost rows, and its counter may have gone back with them.
+        // A cluster's node may lag for a moment, and nothing is spent yet: a few looks before the alarm.
+        let last = self.ticket_needed().saturating_sub(1);
+        if before.max < last {
+            state.short_looks += 1;
+            self.raise_first_ticket(session, opened).await;
+            if state.short_looks >= SHORT_LOOKS {
+                self.record_regression(session, state).await;
+            }
+            let what = format!("its highest row is {}, but this node leased ticket {last}", before.max);
+            return Err(self.regressed(&before, &what));
+        }
+        state.short_looks = 0;
         // A refused INSERT of several rows uses up its values all the same: never ask for more than there are.
-        let beyond = last_legal_ticket(opened.last_ticket, self.step).saturating_sub(max);
+        let beyond = last_legal_ticket(opened.last_ticket, self.step).saturating_sub(before.max);
         if beyond == 0 {
             return Err(self.exhausted(opened));
         }
-        let left = (beyond / increment_before.max(1)).max(1);
+        let left = (beyond / before.increment).max(1);
         // Where the increment is not 1, each ticket is a block of its own.
-        let most = if increment_before == 1 { MOST_TICKETS_PER_LEASE } else { MAX_BLOCKS_PER_LEASE as u64 };
+        let most = if before.increment == 1 { MOST_TICKETS_PER_LEASE } else { MAX_BLOCKS_PER_LEASE as u64 };
         let needed = want.div_ceil(self.step);
-        let count = needed.clamp(1, most.min(left));
-        let (uuids, first) = self.insert(session, opened, state, count).await?;
+        let (uuids, first) = self.insert(session, opened, state, needed.clamp(1, most.min(left))).await?;
 
-        let meta = self.meta(session, opened).await?;
-        let tickets = if uuids.len() == 1 || (increment_before == 1 && meta.increment == 1) {
+        let after = self.look(session, opened).await?;
+        let tickets = if uuids.len() == 1 || (before.increment == 1 && after.increment == 1) {
             (first..).take(uuids.len()).collect()
         } else {
             read_back(session, &uuids).await?
         };
         state.own_rows.extend(&tickets);
-
-        if let Err(error) = self.check_meta(&meta, opened) {
-            if error.kind == ErrorKind::Unsafe {
-                self.raise_first_ticket(session).await;
-            }
-            return Err(error);
-        }
+        self.check(&after, opened)?;
         let blocks = self.blocks(&tickets, opened)?;
-        let first_free = meta.first_ticket.max(max + 1);
-        let mark = self.node.high_water_mark(super::super::DEFAULT_SEQUENCE);
-        let behind = if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
-            Some(format!("ticket {ticket} is below {first_free}, the first free one"))
-        } else {
-            let below = blocks.iter().find(|block| block.start() < mark);
-            below
-                .map(|block| format!("the leased block {block:?} is below {mark}, up to where this node leased before"))
-        };
-        if let Some(behind) = behind {
-            state.needs_row = Some(first_free.max(self.ticket_needed()));
-            self.raise_first_ticket(session).await;
-            return Err(self.unfenced(&behind));
+        if let Some(behind) = self.is_behind(&before, &after, &tickets, &blocks) {
+            self.record_regression(session, state).await;
+            self.raise_first_ticket(session, opened).await;
+            return Err(self.regressed(&after, &behind));
         }
         self.report(opened, state, &tickets, needed);
         Ok(blocks)
+    }
+
+    /// How it shows that the counter went back, if it does.
+    fn is_behind(&self, before: &Seen, after: &Seen, tickets: &[u64], blocks: &[Block]) -> Option<String> {
+        let first_free = after.first_ticket.max(before.max + 1);
+        if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
+            return Some(format!("ticket {ticket} is below {first_free}, the first free one"));
+        }
+        let mark = self.node.high_water_mark(super::super::DEFAULT_SEQUENCE);
+        let below = blocks.iter().find(|block| block.start() < mark)?;
+        Some(format!("the leased block {below:?} is below {mark}, up to where this node leased before"))
     }
 
     /// Inserts `count` fresh rows of this node. Their uuids, and the first one's ticket from the statement's own OK.
@@ -298,7 +323,7 @@ impl Tickets {
         #[allow(clippy::cast_precision_loss)]
         let used = newest as f64 / last_legal_ticket(opened.last_ticket, self.step).max(1) as f64;
         self.store_capacity(used);
-        if used >= WARN_CAPACITY && !std::mem::replace(&mut state.has_warned_of_capacity, true) {
+        if used >= WARN_CAPACITY && !std::mem::replace(&mut state.warned_of.capacity, true) {
             tracing::warn!(
                 "generator_table is {:.0} % used: its column id ({}) ends at {}. Widen it before it ends: ALTER TABLE \
                  generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT;",
@@ -307,7 +332,7 @@ impl Tickets {
                 opened.last_ticket
             );
         }
-        if needed > MANY_TICKETS && !std::mem::replace(&mut state.has_warned_of_step, true) {
+        if needed > MANY_TICKETS && !std::mem::replace(&mut state.warned_of.step, true) {
             tracing::warn!(
                 "a lease wants {needed} tickets of step {}: the step is too small for this rate, which uses the column id \
                  up, costs the database rows, and keeps the runway short. Step {} would do",

@@ -17,7 +17,7 @@ const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS seqsvr_meta (
   id           TINYINT UNSIGNED NOT NULL PRIMARY KEY,  -- always 1
   step         INT UNSIGNED     NOT NULL,              -- ids per ticket
   first_ticket BIGINT UNSIGNED  NOT NULL,              -- tickets below it are not handed out
-  state        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- ok, migrating
+  state        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- ok, regressed, migrating
   server       VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server that the counter was last fenced for
   store_id     CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL
 ) ENGINE=InnoDB";
@@ -37,6 +37,17 @@ impl Tickets {
         if found.is_none() {
             // Before anything is made: this may be another database than the one the node leased from.
             self.check_store(None)?;
+        }
+        if found.is_some() && !has("generator_table") {
+            // Made anew, its counter would begin at 1.
+            return Err(StoreError::new(
+                ErrorKind::Misconfigured,
+                format!(
+                    "{}: generator_table is gone, though seqsvr_meta tells of it: the counter was in it. Put it back from a \
+                     backup, with its rows",
+                    self.server.described
+                ),
+            ));
         }
         let missing: Vec<&str> = [("generator_table", CREATE_GENERATOR_TABLE), ("seqsvr_meta", CREATE_META)]
             .into_iter()
@@ -60,15 +71,9 @@ impl Tickets {
         };
         self.check_store(Some(&store_id))?;
 
+        // From here on the marks are of this store, and of no other.
+        self.node.remember_store(&store_id);
         let opened = Opened { identity, store_id, last_ticket, column_type: column };
-        let meta = self.meta(session, &opened).await?;
-        if let Err(error) = self.check_meta(&meta, &opened) {
-            if error.kind == ErrorKind::Unsafe {
-                self.raise_first_ticket(session).await;
-            }
-            return Err(error);
-        }
-        self.node.remember_store(&opened.store_id);
         self.find_own_rows(session, state).await?;
         Ok(opened)
     }
@@ -97,7 +102,8 @@ impl Tickets {
         );
         if session.execute(&sql).await?.affected_rows == 1 {
             tracing::warn!(
-                "{}: recorded step {} in seqsvr_meta: every node must have the same",
+                "{}: recorded step {} in seqsvr_meta: every node must have the same, and so must those have had that used \
+                 generator_table before",
                 self.server.described,
                 self.step
             );
