@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::load_until_gone;
-use crate::support::server::{Server, Setup};
+use crate::support::server::{Server, Setup, eventually};
 
 const ROUNDS: u64 = 12;
 
@@ -52,13 +52,15 @@ fn on_mariadb_and_mysql_9() {
 fn of_the_database() {
     for flavor in [Flavor::MariaDb, Flavor::MySql9] {
         let mut database = Database::start(flavor);
-        let setup = Setup::seed(&database);
+        // However slow the machine is, this much is held soon.
+        let setup = Setup::seed(&database).env("SEQSVR_REFILL__RUNWAY", "10m");
         let mut server = setup.start();
         let port = server.port();
         let all = std::thread::scope(|scope| {
             let load = scope.spawn(move || load_until_gone(&[port], 8));
             for _ in 0..4 {
-                std::thread::sleep(Duration::from_millis(400));
+                // More than the load can take while the database is away.
+                eventually("the runway is there", || (server.metric("seqsvr_ids_held") > 300_000.0).then_some(()));
                 database.kill();
                 std::thread::sleep(Duration::from_millis(200));
                 database.restart();
