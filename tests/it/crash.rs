@@ -53,7 +53,7 @@ fn of_the_database() {
     for flavor in [Flavor::MariaDb, Flavor::MySql9] {
         let mut database = Database::start(flavor);
         // However slow the machine is, this much is held soon.
-        let setup = Setup::seed(&database).env("SEQSVR_REFILL__RUNWAY", "10m");
+        let setup = Setup::seed(&database).patient().env("SEQSVR_REFILL__RUNWAY", "10m");
         let mut server = setup.start();
         let port = server.port();
         let all = std::thread::scope(|scope| {

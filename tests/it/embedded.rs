@@ -33,7 +33,7 @@ fn the_shipped_configuration_serves_from_the_embedded_store() {
 fn two_processes_on_one_file_never_overlap() {
     let setup = Setup::embedded().env("SEQSVR_STEP", "2").env("SEQSVR_REFILL__MAX_BLOCK", "50");
     // So small blocks make them fight for the file, and SQLite is not fair to who waits.
-    let setup = setup.env("SEQSVR_LIMITS__WAIT", "10s");
+    let setup = setup.patient();
     let (one, two) = (setup.start(), setup.start());
     assert!(two.log().contains("held by another process"), "{}", two.log());
     let checker = load(&[one.port(), two.port()], 16, 20_000);

@@ -54,7 +54,7 @@ fn a_body_is_read_and_means_nothing() {
 
 #[test]
 fn a_batch_over_several_leases() {
-    let server = Setup::embedded().start();
+    let server = Setup::embedded().patient().start();
     let body = server.get("/new?count=10000").body;
     let ids: Vec<u64> = body
         .trim_start_matches(r#"{"code":0,"msg":"ok","data":{"ids":["#)
@@ -125,7 +125,7 @@ fn probes_and_what_load_balancers_ask() {
 
 #[test]
 fn large_batches_at_once_do_not_take_from_each_other() {
-    let server = Setup::embedded().env("SEQSVR_LIMITS__WAIT", "10s").start();
+    let server = Setup::embedded().patient().start();
     let port = server.port();
     std::thread::scope(|scope| {
         for _ in 0..12 {

@@ -44,7 +44,7 @@ struct Rig {
 fn rig(flavor: Flavor, step: u64) -> Rig {
     let database = Database::start(flavor);
     sql(&database, &format!("USE sequence; {SEED_TABLE}"));
-    let setup = || Setup::seed(&database).env("SEQSVR_STEP", &step.to_string());
+    let setup = || Setup::seed(&database).patient().env("SEQSVR_STEP", &step.to_string());
     let setups = [setup(), setup()];
     let nodes = setups.each_ref().map(Setup::start);
     Rig { database, nodes, _setups: setups }

@@ -56,6 +56,11 @@ impl Setup {
         Self::new(SEED_CONFIG).env("SEQSVR_MYSQL__HOST", &format!("tcp(127.0.0.1:{})", database.port()))
     }
 
+    /// Lets requests wait for long: the tests measure no time, and a machine that is slow for a second is no error.
+    pub fn patient(self) -> Self {
+        self.env("SEQSVR_LIMITS__WAIT", "10s")
+    }
+
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.to_owned(), value.to_owned()));
