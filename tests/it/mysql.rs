@@ -173,7 +173,11 @@ fn a_counter_that_went_back_while_nodes_hold_ids() {
         // Then a person does what the message says.
         sql(&database, &fence(&ready.body, needed.into_iter().max().unwrap()));
         other.wait_until_ready();
-        eventually("the busy one goes on too", || (busy.get("/readyz").body.contains("\"ready\"")).then_some(()));
+        // It finds out at its next lease, again: while ids go out.
+        eventually("the busy one goes on too", || {
+            all.merge(load(&[busy.port()], 4, 500));
+            busy.get("/readyz").body.contains("\"ready\"").then_some(())
+        });
         all.merge(load(&[busy.port(), other.port()], 8, 100_000));
         all.assert_clean(all.ids().len());
         assert!(busy.log().contains("works again"), "{}", busy.log());
