@@ -134,13 +134,13 @@ impl Inner {
         let (next_id, max_id) = row.ok_or_else(broken)?;
         let next_id = u64::try_from(next_id).map_err(|_| broken())?;
         let max_id = u64::try_from(max_id).map_err(|_| broken())?;
-        let floor = self.node.high_water_mark(sequence.as_str());
-        if next_id < floor {
+        let mark = self.node.high_water_mark(sequence.as_str());
+        if next_id < mark {
             return Err(StoreError::new(
                 ErrorKind::Unsafe,
                 format!(
-                    "the counter of sequence {sequence} in {} went back to {next_id}, but this node leased up to {floor} \
-                     before: a restored copy. Ids could be repeated, so nothing is leased. With NEXT at least {floor}, and \
+                    "the counter of sequence {sequence} in {} went back to {next_id}, but this node leased up to {mark} \
+                     before: a restored copy. Ids could be repeated, so nothing is leased. With NEXT at least {mark}, and \
                      the same of every other process on this file, run: UPDATE seqsvr_sequence SET next_id = NEXT WHERE \
                      name = '{sequence}';",
                     self.file.display()
