@@ -17,15 +17,17 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam_utils::CachePadded;
 use seqsvr::buffer::Buffer;
+use seqsvr::config::Step;
 use seqsvr::metrics::Metrics;
+use seqsvr::name::SequenceName;
 use seqsvr::node::Node;
 use seqsvr::refill::policy::Policy;
 use seqsvr::refill::{Progress, Refill};
 use seqsvr::segment::{Block, Segment};
-use seqsvr::sequence::{Sequence, TakeLimits};
+use seqsvr::sequence::{Sequence, Shared, WaitLimits};
 use seqsvr::store::guard::Guard;
-use seqsvr::store::{BlockStore, SequenceName, StoreError};
-use tokio::sync::watch;
+use seqsvr::store::{BlockStore, Definition, Leased, StoreError, Terms};
+use tokio::sync::{mpsc, watch};
 
 /// More ids than any run takes, so that only the hot path is measured: no promotion, no refill.
 const END: u64 = 1 << 62;
@@ -70,12 +72,20 @@ struct Endless;
 
 #[async_trait]
 impl BlockStore for Endless {
-    async fn lease(&self, _: &SequenceName, _: NonZeroU64) -> Result<Vec<Block>, StoreError> {
-        Ok(vec![block()])
+    async fn lease(&self, _: &SequenceName, _: Terms, _: NonZeroU64) -> Result<Leased, StoreError> {
+        Ok(Leased { blocks: vec![block()], capacity_used: 0.0 })
     }
 
-    fn capacity_used(&self) -> f64 {
-        0.0
+    async fn give_back(&self, _: &SequenceName, _: Terms, _: Block) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn find(&self, _: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn revision(&self) -> Result<u64, StoreError> {
+        Ok(1)
     }
 
     fn describe(&self) -> String {
@@ -88,20 +98,20 @@ impl BlockStore for Endless {
 /// A sequence that its refill has filled once.
 fn filled_sequence() -> Arc<Sequence> {
     let metrics = Arc::new(Metrics::new());
-    let limits = TakeLimits { ids: u64::MAX, time: Duration::ZERO, waiters: 0 };
-    let sequence = Arc::new(Sequence::new(SequenceName::default(), THRESHOLD, limits, 0, metrics.clone()));
-    let refill = Refill {
-        sequence: sequence.clone(),
-        store: Arc::new(Guard::new(Arc::new(Endless), Arc::new(Node::forgetful()))),
-        policy: Policy { step: 1, max_block: 1, max_held: 1, runway: Duration::ZERO },
-        metrics,
-    };
+    let policy = Policy { max_block: 1, runway: Duration::ZERO };
+    let limits = WaitLimits { time: Duration::ZERO, waiters: 0 };
+    let (due, queue) = mpsc::unbounded_channel();
+    let shared = Shared { threshold: THRESHOLD, policy, limits, metrics: metrics.clone(), due };
+    let terms = Terms::unknown(Step::of(1));
+    let sequence = Sequence::new(SequenceName::default(), terms, u64::MAX, 0, Arc::new(shared));
+    let store = Arc::new(Guard::new(Arc::new(Endless), Arc::new(Node::forgetful())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(async {
         let (report, mut progress) = watch::channel(Progress::Starting);
         let (_stop, stopped) = watch::channel(false);
+        sequence.wake_refill();
         tokio::select! {
-            () = refill.run(report, stopped) => {}
+            () = Refill::new(store, policy, metrics, report).run(queue, stopped) => {}
             _ = progress.wait_for(|progress| *progress == Progress::Leased) => {}
         }
     });

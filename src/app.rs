@@ -10,20 +10,24 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, EXIT_CONFIGURATION, Store};
 use crate::http::{self, Service};
 use crate::metrics::Metrics;
+use crate::name::SequenceName;
 use crate::node::{Node, NodeError};
 use crate::refill::policy::Policy;
 use crate::refill::{Progress, Refill};
-use crate::sequence::{Sequence, TakeLimits};
+use crate::sequence::{Sequence, Shared, WaitLimits};
 use crate::sequences::Sequences;
+use crate::sequences::finder::{Asked, Finder};
 use crate::store::guard::Guard;
-use crate::store::{self, SequenceName};
+use crate::store::{self, Terms};
+
+mod give_back;
 
 /// How long the start waits for the first lease, so that the first answer is immediate. Then it goes on without.
 const FIRST_LEASE_WAIT: Duration = Duration::from_secs(1);
@@ -69,23 +73,35 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     let address = listener.local_addr().map_err(|error| AppError::Failed(error.to_string()))?;
 
     let metrics = Arc::new(Metrics::new());
-    let guard = Arc::new(Guard::new(store::select(config, node.clone()), node.clone()));
-    let step = config.step.get();
-    let max_block = config.refill.max_block.get();
-    let max_held = max_block.min(guard.store().most_held()).max(step);
-    let name = SequenceName::default();
-    let mark = node.high_water_mark(name.as_str());
-    let limits = TakeLimits { ids: max_held, time: config.limits.wait.get(), waiters: config.limits.waiters.get() };
-    let sequence = Arc::new(Sequence::new(name, config.refill.threshold.get(), limits, mark, metrics.clone()));
-    let refill = Refill {
-        sequence: sequence.clone(),
-        store: guard.clone(),
-        policy: Policy { step, max_block, max_held, runway: config.refill.runway.get() },
+    let store = store::select(config, node.clone());
+    let guard = Arc::new(Guard::new(store.clone(), node.clone()));
+    let policy = Policy { max_block: config.refill.max_block.get(), runway: config.refill.runway.get() };
+    let (due, due_sequences) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        threshold: config.refill.threshold.get(),
+        policy,
+        limits: WaitLimits { time: config.limits.wait.get(), waiters: config.limits.waiters.get() },
         metrics: metrics.clone(),
-    };
-    let mut background = Background::start(refill, node.clone());
+        due,
+    });
+    let default = default_sequence(config, &guard, &node, &shared);
+    let (asked, asked_names) = mpsc::channel(usize::try_from(shared.limits.waiters.max(1)).unwrap_or(usize::MAX));
+    let sequences = Sequences::new(default.clone(), asked, shared.clone());
+    let finder = Arc::new(Finder {
+        sequences: sequences.clone(),
+        store,
+        declared: config.sequences.clone(),
+        policy,
+        shared,
+        node: node.clone(),
+        metrics: metrics.clone(),
+    });
+    let (report, progress) = watch::channel(Progress::Starting);
+    let refill = Refill::new(guard.clone(), policy, metrics.clone(), report);
+    let mut background = Background::start(refill, due_sequences, finder, asked_names, node.clone(), progress);
+    default.wake_refill();
 
-    let service = Arc::new(Service::new(Sequences::new(sequence.clone()), config.limits.clone(), metrics));
+    let service = Arc::new(Service::new(sequences.clone(), config.limits.clone(), metrics.clone()));
     background.first_lease().await?;
     // Before the first id is out, or a kill -9 within the first second would make it forget the store.
     save(&node).await;
@@ -94,10 +110,10 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     tracing::info!(
         "seqsvr {} {} sequence {} from {}, step {}",
         env!("CARGO_PKG_VERSION"),
-        if sequence.health().has_leased { "serves" } else { "can't lease yet, but will serve" },
-        sequence.name(),
+        if default.health().has_leased { "serves" } else { "can't lease yet, but will serve" },
+        default.name(),
         guard.store().describe(),
-        step
+        default.terms().step.get()
     );
     tracing::info!("listening on http://{address}: try curl http://localhost:{}/new", address.port());
 
@@ -121,10 +137,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
         }
         handle.stop(true).await;
         background.stop().await;
-        let unused = sequence.seal();
-        if timeout(SAVE_TIMEOUT, save(&node)).await.is_err() {
-            tracing::warn!("data_dir does not answer: what this node remembers there may be out of date");
-        }
+        let unused = give_back::all(&sequences, &guard, &node).await;
         if timeout(CLOSE_TIMEOUT, guard.store().close()).await.is_err() {
             tracing::warn!("the store does not answer, and is left as it is");
         }
@@ -132,7 +145,12 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     };
     tokio::select! {
         unused = end => {
-            tracing::info!("stopped; {unused} leased ids were not handed out and are a gap");
+            tracing::info!(
+                given_back = unused.given_back,
+                lost_behind_others = unused.behind_others,
+                lost_unanswered = unused.unanswered,
+                "stopped; of the leased ids that were not handed out:"
+            );
             outcome
         }
         name = signals.next() => {
@@ -141,6 +159,15 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
             outcome.and(Err(AppError::Failed(again)))
         }
     }
+}
+
+/// The sequence that `/new` uses. It is there before the store was asked for it, so that waiting for it is waiting for ids.
+fn default_sequence(config: &Config, guard: &Guard, node: &Node, shared: &Arc<Shared>) -> Arc<Sequence> {
+    let name = SequenceName::default();
+    let terms = Terms::unknown(config.default_sequence().step);
+    let most_held = shared.policy.max_held(terms.step.get(), guard.store().most_held(&name, terms));
+    let mark = node.high_water_mark(name.as_str());
+    Sequence::new(name, terms, most_held, mark, shared.clone())
 }
 
 fn cannot_listen(config: &Config, error: &std::io::Error) -> AppError {
@@ -181,14 +208,20 @@ fn open_node(config: &Config) -> Result<Node, AppError> {
 /// The tasks beside the HTTP server.
 struct Background {
     refill: JoinHandle<()>,
-    saver: JoinHandle<()>,
+    others: [JoinHandle<()>; 3],
     progress: watch::Receiver<Progress>,
     stop: watch::Sender<bool>,
 }
 
 impl Background {
-    fn start(refill: Refill, node: Arc<Node>) -> Self {
-        let (report, progress) = watch::channel(Progress::Starting);
+    fn start(
+        refill: Arc<Refill>,
+        due: mpsc::UnboundedReceiver<Arc<Sequence>>,
+        finder: Arc<Finder>,
+        asked: mpsc::Receiver<Asked>,
+        node: Arc<Node>,
+        progress: watch::Receiver<Progress>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let saver = tokio::spawn(async move {
             loop {
@@ -196,7 +229,8 @@ impl Background {
                 save(&node).await;
             }
         });
-        Self { refill: tokio::spawn(refill.run(report, stopped)), saver, progress, stop }
+        let others = [saver, tokio::spawn(finder.clone().look_up(asked)), tokio::spawn(finder.look_for_changes())];
+        Self { refill: tokio::spawn(refill.run(due, stopped)), others, progress, stop }
     }
 
     /// Waits a moment for the first lease. An error is one that only a person can mend.
@@ -219,7 +253,7 @@ impl Background {
     }
 
     async fn stop(self) {
-        self.saver.abort();
+        self.others.iter().for_each(JoinHandle::abort);
         let _ = self.stop.send(true);
         if timeout(STOP_TIMEOUT, self.refill).await.is_err() {
             tracing::warn!("the refill did not end in time; what it leases now is a gap");
@@ -227,17 +261,23 @@ impl Background {
     }
 }
 
-/// Writes what the node remembers. A failure is told once, until it works again.
-async fn save(node: &Arc<Node>) {
+/// Writes what the node remembers; whether that worked. A failure is told once, until it works again.
+async fn save(node: &Arc<Node>) -> bool {
     /// Relaxed: it only keeps the log short.
     static IS_FAILING: AtomicBool = AtomicBool::new(false);
     let node = node.clone();
     match tokio::task::spawn_blocking(move || node.save()).await {
-        Ok(Err(error)) if !IS_FAILING.swap(true, Ordering::Relaxed) => {
-            tracing::warn!("what this node remembers can't be written to data_dir, and is tried again: {error}");
+        Ok(Ok(())) => {
+            IS_FAILING.store(false, Ordering::Relaxed);
+            true
         }
-        Ok(Ok(())) => IS_FAILING.store(false, Ordering::Relaxed),
-        _ => {}
+        Ok(Err(error)) => {
+            if !IS_FAILING.swap(true, Ordering::Relaxed) {
+                tracing::warn!("what this node remembers can't be written to data_dir, and is tried again: {error}");
+            }
+            false
+        }
+        Err(_) => false,
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Dry {
     Empty,
     /// All that was leased is handed out, and the store has no more.
     Exhausted,
+    /// The sequence was deleted.
+    Gone,
     /// The node is shutting down.
     Sealed,
 }
@@ -40,9 +42,14 @@ pub enum Refused {
 
 /// Whether more blocks can come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Supply {
+pub enum Supply {
+    /// They can.
     Open,
+    /// The store has no more.
     Exhausted,
+    /// The sequence was deleted.
+    Gone,
+    /// The node is shutting down; for ever.
     Sealed,
 }
 
@@ -51,6 +58,8 @@ enum Supply {
 struct Held {
     current: Arc<Segment>,
     ready: Vec<Block>,
+    /// The end (exclusive) of what was ever appended.
+    end: u64,
     /// How many ids the segments before `current` handed out.
     retired: u64,
     supply: Supply,
@@ -92,7 +101,8 @@ pub struct Buffer {
 impl Buffer {
     /// An empty buffer whose segments call for a refill when `threshold` (a fraction, 0 to 1) of them is used.
     pub fn new(threshold: f64) -> Self {
-        let held = Held { current: Arc::new(Segment::closed()), ready: Vec::new(), retired: 0, supply: Supply::Open };
+        let held =
+            Held { current: Arc::new(Segment::closed()), ready: Vec::new(), end: 0, retired: 0, supply: Supply::Open };
         Self { held: Swap::new(held), changed: Notify::new(), threshold }
     }
 
@@ -137,13 +147,15 @@ impl Buffer {
                 return Err(match held.supply {
                     Supply::Open => Dry::Empty,
                     Supply::Exhausted => Dry::Exhausted,
+                    Supply::Gone => Dry::Gone,
                     Supply::Sealed => Dry::Sealed,
                 });
             };
             let next = Held {
                 current: Arc::new(Segment::new(first, self.threshold)),
                 ready: rest.to_vec(),
-                retired: held.retired + held.current.size(),
+                end: held.end,
+                retired: held.retired + held.current.handed_out(),
                 supply: held.supply,
             };
             promoted |= self.held.replace(&held, next);
@@ -162,8 +174,7 @@ impl Buffer {
             if held.supply == Supply::Sealed {
                 return Err(Refused::Sealed);
             }
-            let held_to = held.ready.last().map_or(held.current.end(), |last| last.end());
-            if block.start() < held_to {
+            if block.start() < held.end {
                 return Err(Refused::OutOfOrder);
             }
             let mut ready = held.ready.clone();
@@ -171,7 +182,8 @@ impl Buffer {
             if ready.len() > MAX_READY {
                 return Err(Refused::Full);
             }
-            let next = Held { current: held.current.clone(), ready, retired: held.retired, supply: Supply::Open };
+            let (current, end) = (held.current.clone(), block.end());
+            let next = Held { current, ready, end, retired: held.retired, supply: Supply::Open };
             if self.held.replace(&held, next) {
                 self.changed.notify_waiters();
                 return Ok(());
@@ -179,15 +191,15 @@ impl Buffer {
         }
     }
 
-    /// Says whether the store has no more ids; an append says so too. Who waits is told at once.
-    pub fn set_exhausted(&self, is_exhausted: bool) {
-        let supply = if is_exhausted { Supply::Exhausted } else { Supply::Open };
+    /// Says whether more blocks can come; an append says so too. Who waits is told at once. Sealed is for ever.
+    pub fn set_supply(&self, supply: Supply) {
         loop {
             let held = self.held.load();
             if held.supply == supply || held.supply == Supply::Sealed {
                 return;
             }
-            let next = Held { current: held.current.clone(), ready: held.ready.clone(), retired: held.retired, supply };
+            let (current, ready) = (held.current.clone(), held.ready.clone());
+            let next = Held { current, ready, end: held.end, retired: held.retired, supply };
             if self.held.replace(&held, next) {
                 self.changed.notify_waiters();
                 return;
@@ -197,18 +209,28 @@ impl Buffer {
 
     /// Ends the handing out, and returns what was not handed out, rising. A second call gets nothing.
     pub fn seal(&self) -> Vec<Block> {
+        self.withdraw(|_| Supply::Sealed)
+    }
+
+    /// Takes everything out, and returns what was not handed out, rising. What is appended later is handed out.
+    pub fn clear(&self) -> Vec<Block> {
+        self.withdraw(|supply| supply)
+    }
+
+    fn withdraw(&self, then: impl Fn(Supply) -> Supply) -> Vec<Block> {
         loop {
             let held = self.held.load();
             if held.supply == Supply::Sealed {
                 return Vec::new();
             }
-            // From here on nobody replaces the current segment: there is no ready block to promote and none is
-            // appended. Only then is it sealed, or a promotion could slip in between.
+            // The ready blocks first: from here on there is none to promote. Only then is the current segment sealed, or a
+            // promotion could slip in between and hand out what is returned here.
             let next = Held {
                 current: held.current.clone(),
                 ready: Vec::new(),
+                end: held.end,
                 retired: held.retired,
-                supply: Supply::Sealed,
+                supply: then(held.supply),
             };
             if self.held.replace(&held, next) {
                 let tail = held.current.seal();
@@ -218,12 +240,12 @@ impl Buffer {
         }
     }
 
-    /// What is held now. After [`seal`](Self::seal) the tail counts as handed out.
+    /// What is held now.
     pub fn snapshot(&self) -> Snapshot {
         let held = self.held.load();
         let current_ids = held.current.remaining();
         Snapshot {
-            handed_out: held.retired + held.current.size() - current_ids,
+            handed_out: held.retired + held.current.handed_out(),
             current_ids,
             ready_ids: held.ready.iter().map(|block| block.len()).sum(),
             ready_blocks: held.ready.len(),

@@ -1,4 +1,4 @@
-//! The command line: `seqsvr [serve]`, `check`, `healthcheck`, `adopt`.
+//! The command line: `seqsvr [serve]`, `check`, `healthcheck`, `adopt`, `sequence`, `migrate`.
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream, ToSocketAddrs};
@@ -17,6 +17,8 @@ use crate::config::{
 };
 use crate::node::Node;
 
+mod sequence;
+
 /// Hands out unique, rising 64-bit ids over HTTP, leased in blocks from MySQL or from an embedded store.
 #[derive(Debug, Parser)]
 #[command(
@@ -27,6 +29,7 @@ Examples:
   seqsvr --embedded             try it: the counter is kept in ./data, ids are at http://localhost:8000/new
   seqsvr                        serve as ./config.yml says
   seqsvr --config /etc/seqsvr.yml check
+  seqsvr sequence create orders --step 1000       ids of it are at http://localhost:8000/new/orders
   SEQSVR_MYSQL__PASSWORD_FILE=/run/secrets/db seqsvr
 
 Every key of the configuration can be set by an environment variable: SEQSVR_STEP, SEQSVR_LIMITS__WAIT.
@@ -45,7 +48,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 enum Command {
     /// Serve ids (what is done without a command)
     Serve,
@@ -55,6 +58,11 @@ enum Command {
     Healthcheck,
     /// Accept another store than the one that this node leased from before
     Adopt,
+    /// Make, show and change sequences; running nodes follow within 5 s
+    #[command(subcommand)]
+    Sequence(sequence::Command),
+    /// Move `default` from `generator_table` to `seqsvr_sequence`, while nodes go on
+    Migrate(sequence::Migrate),
 }
 
 /// Does what the arguments say; the exit code.
@@ -89,6 +97,8 @@ fn execute(arguments: Arguments) -> Result<(), AppError> {
         }
         Command::Healthcheck => healthcheck(&config.port),
         Command::Adopt => adopt(&config),
+        Command::Sequence(command) => sequence::run(&config, command),
+        Command::Migrate(migrate) => sequence::migrate(&config, migrate),
     }
 }
 

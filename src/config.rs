@@ -6,6 +6,7 @@
 //! What always holds: the store is never inferred. Exactly one of a `mysql:` section and `store: embedded` must be
 //! there, for a production node that lost its section would else count from the start again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_yaml::Value;
 use thiserror::Error;
+
+use crate::name::SequenceName;
+use crate::segment::MAX_END;
 
 mod values;
 pub use values::{DatabaseHost, Fraction, Listen, Number, Secret, Span};
@@ -56,6 +60,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// When and how much to lease.
     pub refill: Refill,
+    /// The sequences that are made where they are missing.
+    pub sequences: Vec<NewSequence>,
     /// What is bounded.
     pub limits: Limits,
     /// How the server ends.
@@ -66,6 +72,82 @@ pub struct Config {
 
 /// 1 to 2^32 - 1, the range of the column that records it.
 pub type Step = Number<1, 4_294_967_295>;
+
+/// The largest id of a sequence where nothing else is set: 2^53 - 1, the last whole number that a JSON reader with
+/// floating point numbers (JavaScript's) tells from its neighbours.
+pub const DEFAULT_MAX_ID: u64 = (1 << 53) - 1;
+
+/// The largest that a sequence's largest id can be: 2^63 - 2.
+pub const LARGEST_MAX_ID: u64 = MAX_END - 1;
+
+/// The most bytes of a sequence's description.
+pub const MOST_DESCRIPTION_BYTES: usize = 255;
+
+/// The most sequences that a configuration declares; any number can be made by `seqsvr sequence create`.
+pub const MOST_DECLARED: usize = 1_000;
+
+/// A sequence that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSequence {
+    /// Its name.
+    pub name: SequenceName,
+    /// The smallest block, in ids.
+    pub step: Step,
+    /// The first id, from 1 to `max_id`. One that was deleted and is created again never begins below where it was.
+    pub first_id: u64,
+    /// The largest id (inclusive), up to [`LARGEST_MAX_ID`].
+    pub max_id: u64,
+    /// For people; at most [`MOST_DESCRIPTION_BYTES`] bytes.
+    pub description: String,
+}
+
+impl NewSequence {
+    /// Where nothing else is said: the first id is 1, that of `default` is `step + 1`, as on the seed's table.
+    pub fn new(name: SequenceName, step: Step) -> Self {
+        let first_id = if name.is_default() { step.get() + 1 } else { 1 };
+        Self { name, step, first_id, max_id: DEFAULT_MAX_ID, description: String::new() }
+    }
+
+    /// What no single value can be checked for.
+    pub fn check(&self) -> Result<(), String> {
+        if self.first_id > self.max_id {
+            return Err(format!("the first id {} is above the largest one, {}", self.first_id, self.max_id));
+        }
+        check_description(&self.description)
+    }
+}
+
+/// Checks the length of a sequence's description.
+pub fn check_description(description: &str) -> Result<(), String> {
+    match description.len() {
+        0..=MOST_DESCRIPTION_BYTES => Ok(()),
+        bytes => Err(format!("the description has {bytes} bytes: at most {MOST_DESCRIPTION_BYTES} are kept")),
+    }
+}
+
+/// An id, from 1 to [`LARGEST_MAX_ID`].
+pub type Id = Number<1, LARGEST_MAX_ID>;
+
+/// One of `sequences:`, as it was typed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Declared {
+    step: Option<Step>,
+    first_id: Option<Id>,
+    max_id: Option<Id>,
+    description: String,
+}
+
+impl Declared {
+    fn sequence(self, name: SequenceName, default_step: Step) -> Result<NewSequence, String> {
+        let mut new = NewSequence::new(name, self.step.unwrap_or(default_step));
+        new.first_id = self.first_id.map_or(new.first_id, Id::get);
+        new.max_id = self.max_id.map_or(new.max_id, Id::get);
+        new.description = self.description;
+        new.check().map_err(|what| format!("sequences.{}: {what}", new.name))?;
+        Ok(new)
+    }
+}
 
 /// The selected store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,6 +325,7 @@ struct Typed {
     #[serde(deserialize_with = "section")]
     mysql: Option<MySql>,
     refill: Option<Refill>,
+    sequences: Option<BTreeMap<SequenceName, Option<Declared>>>,
     limits: Option<Limits>,
     shutdown: Option<Shutdown>,
     log: Option<Log>,
@@ -289,6 +372,12 @@ pub struct Sources {
 }
 
 impl Config {
+    /// The sequence that `/new` uses, as it is made on a new store.
+    pub fn default_sequence(&self) -> NewSequence {
+        let declared = self.sequences.iter().find(|new| new.name.is_default());
+        declared.cloned().unwrap_or_else(|| NewSequence::new(SequenceName::default(), self.step))
+    }
+
     /// Reads and checks the settings.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let (place, text) = match (&sources.file, sources.embedded) {
@@ -330,12 +419,28 @@ impl Config {
         if data_dir.as_os_str().is_empty() {
             return Err(ConfigError::new(place, "data_dir: it is empty. Name a folder, or leave the key out"));
         }
+        let step = typed.step.unwrap_or(Step::of(100));
+        let declared = typed.sequences.unwrap_or_default();
+        if declared.len() > MOST_DECLARED {
+            let what = format!(
+                "sequences: {} are more than the {MOST_DECLARED} that a configuration may declare. Make the others by \
+                 `seqsvr sequence create`",
+                declared.len()
+            );
+            return Err(ConfigError::new(place, what));
+        }
+        let sequences = declared
+            .into_iter()
+            .map(|(name, declared)| declared.unwrap_or_default().sequence(name, step))
+            .collect::<Result<_, _>>()
+            .map_err(|what| ConfigError::new(&place, what))?;
         Ok(Self {
             port: typed.port.unwrap_or(Listen::all(8000)),
-            step: typed.step.unwrap_or(Step::of(100)),
+            step,
             store,
             data_dir,
             refill: typed.refill.unwrap_or_default(),
+            sequences,
             limits: typed.limits.unwrap_or_default(),
             shutdown: typed.shutdown.unwrap_or_default(),
             log: typed.log.unwrap_or_default(),

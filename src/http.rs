@@ -16,7 +16,7 @@ use crate::config::{Limits, Listen};
 use crate::metrics::{Metrics, ResponseCounts, Route};
 use crate::sequence::Sequence;
 use crate::sequences::Sequences;
-use crate::store::{ErrorKind, SequenceName};
+use crate::store::ErrorKind;
 
 mod answer;
 mod probes;
@@ -35,7 +35,7 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// What all workers share.
 #[derive(Debug)]
 pub struct Service {
-    sequences: Sequences,
+    sequences: Arc<Sequences>,
     limits: Limits,
     metrics: Arc<Metrics>,
     /// Relaxed: nothing else is published through it, and a probe that comes a moment earlier may miss it.
@@ -51,7 +51,7 @@ pub struct Worker {
 
 impl Service {
     /// Serves `sequences` within `limits`.
-    pub fn new(sequences: Sequences, limits: Limits, metrics: Arc<Metrics>) -> Self {
+    pub fn new(sequences: Arc<Sequences>, limits: Limits, metrics: Arc<Metrics>) -> Self {
         Self { sequences, limits, metrics, is_draining: AtomicBool::new(false) }
     }
 
@@ -81,7 +81,10 @@ impl Service {
                 let runway = sequence.runway_seconds();
                 Ok(format!("ready, from memory for {runway:.0} s; leasing fails since {since} s: {}", failure.error))
             }
-            _ => Ok("ready".to_owned()),
+            _ => Ok(match sequence.short_runway() {
+                Some((runway, wanted)) => format!("ready; the runway is short: {runway:.0} s of {wanted:.0} s"),
+                None => "ready".to_owned(),
+            }),
         }
     }
 }
@@ -192,19 +195,11 @@ fn refused_body(error: &actix_web::Error) -> Refusal {
 
 async fn new_of_sequence(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
     let service = &worker.service;
-    let response = match sequence(service, request.match_info().query("sequence")) {
-        Ok(sequence) => hand_out(service, sequence, &request).await,
-        Err(refusal) => refusal.respond(),
+    let response = match service.sequences.get(request.match_info().query("sequence")).await {
+        Ok(sequence) => hand_out(service, &sequence, &request).await,
+        Err(error) => Refusal::from(error).respond(),
     };
     worker.counted(Route::NewSequence, response)
-}
-
-fn sequence<'a>(service: &'a Service, name: &str) -> Result<&'a Arc<Sequence>, Refusal> {
-    let name: SequenceName = name.parse().map_err(Refusal::bad_request)?;
-    service.sequences.get(&name).ok_or_else(|| Refusal {
-        status: StatusCode::NOT_FOUND,
-        what: format!("there is no sequence {name}: this node serves the sequence default, at /new"),
-    })
 }
 
 #[inline]
@@ -229,6 +224,7 @@ const USAGE: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     ": unique, rising ids\n\n\
      GET /new                    {\"code\":0,\"msg\":\"ok\",\"data\":{\"id\":101}}\n\
+     GET /new/orders             the next id of the sequence orders\n\
      GET /new?count=3            three ids; with &ranges as first and last; with &strings as strings\n\
      GET /livez /readyz /metrics for those that watch\n"
 );

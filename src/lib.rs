@@ -25,6 +25,8 @@ pub mod http;
 #[cfg(not(seqsvr_loom))]
 pub mod metrics;
 #[cfg(not(seqsvr_loom))]
+pub mod name;
+#[cfg(not(seqsvr_loom))]
 pub mod node;
 #[cfg(not(seqsvr_loom))]
 pub mod refill;

@@ -3,6 +3,7 @@
 //! What always holds: the hot path writes none of them but one counter of its own worker ([`ResponseCounts`]). What was
 //! handed out and what is held is read from the cursors when somebody scrapes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,6 +13,8 @@ use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::name::SequenceName;
 
 /// From half a millisecond, a local database's commit, to the time-outs of a lease's statements.
 const LEASE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -68,11 +71,20 @@ impl ResponseCounts {
     }
 }
 
+/// The most sequences with a label of their own; the others are summed up under [`OTHERS`].
+pub const MOST_LABELS: usize = 100;
+
+/// The label of those without one of their own. No sequence can be called so.
+const OTHERS: &str = "(others)";
+
+/// A sequence's value of the label `sequence`.
+pub type Label = Arc<str>;
+
 /// A sequence as a scrape finds it.
 #[derive(Clone, Debug)]
 pub struct SequenceSample {
-    /// Its name.
-    pub sequence: String,
+    /// What it is counted under.
+    pub label: Label,
     /// Ids handed out since the start.
     pub handed_out: u64,
     /// Ids in memory.
@@ -98,8 +110,17 @@ pub struct Metrics {
     last_lease: GaugeVec,
     leased_ids: IntCounterVec,
     lost_ids: IntCounterVec,
+    look_ups: IntCounterVec,
     is_ready: IntGauge,
+    labels: Mutex<Labels>,
     scraped: Mutex<Scraped>,
+}
+
+/// The labels that were given out.
+#[derive(Debug)]
+struct Labels {
+    own: usize,
+    others: Label,
 }
 
 /// What is filled in at a scrape; locked, so that two scrapes don't mix.
@@ -156,7 +177,8 @@ impl Metrics {
                 "seqsvr_leases_total",
                 "Leases by outcome: ok; conflict (lost against another transaction, tried again at once); unavailable \
                  (database away, slow or read-only); misconfigured (a person must change something); regressed (the \
-                 store's counter may have gone back: nothing is leased); exhausted; panic.",
+                 store's counter may have gone back: nothing is leased); exhausted; stale (the sequence was changed in \
+                 between, and is looked up again); panic.",
                 &["sequence", "outcome"],
             ),
             lease_seconds: register(&registry, lease_seconds),
@@ -172,9 +194,16 @@ impl Metrics {
             lost_ids: counters(
                 "seqsvr_ids_lost_total",
                 "Leased ids that will never be handed out, by reason: batch_timeout (the first part of a batch whose \
-                 rest did not come in time, or whose client left), shutdown, discarded (not fit to be appended).",
+                 rest did not come in time, or whose client left), shutdown, discarded (not fit to be appended), advanced \
+                 and deleted (held when the sequence was).",
                 &["sequence", "reason"],
             ),
+            look_ups: counters(
+                "seqsvr_lookups_total",
+                "Names of sequences that the store was asked for, by outcome: found, unknown, failed.",
+                &["outcome"],
+            ),
+            labels: Mutex::new(Labels { own: 0, others: OTHERS.into() }),
             is_ready: int_gauges("seqsvr_ready", "1 while /readyz says ready, 0 while it does not.", &[])
                 .with_label_values(&[] as &[&str]),
             scraped: Mutex::new(Scraped {
@@ -214,31 +243,46 @@ impl Metrics {
         }
     }
 
-    /// Makes the series of `sequence` appear at 0, so that the first increase is seen as one.
-    pub fn announce(&self, sequence: &str) {
-        for outcome in ["ok", "conflict", "unavailable", "misconfigured", "regressed", "exhausted", "panic"] {
-            self.leases.with_label_values(&[sequence, outcome]);
+    /// The label of one more sequence. Its series appear at 0, so that the first increase is seen as one.
+    pub fn label(&self, name: &SequenceName) -> Label {
+        let label = {
+            let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+            labels.own += 1;
+            match labels.own {
+                1..=MOST_LABELS => name.as_str().into(),
+                n if n == MOST_LABELS + 1 => labels.others.clone(),
+                _ => return labels.others.clone(),
+            }
+        };
+        for outcome in ["ok", "conflict", "unavailable", "misconfigured", "regressed", "exhausted", "stale", "panic"] {
+            self.leases.with_label_values(&[&*label, outcome]);
         }
-        for reason in ["batch_timeout", "shutdown", "discarded"] {
-            self.lost_ids.with_label_values(&[sequence, reason]);
+        for reason in ["batch_timeout", "shutdown", "discarded", "advanced", "deleted"] {
+            self.lost_ids.with_label_values(&[&*label, reason]);
         }
-        self.leased_ids.with_label_values(&[sequence]);
+        self.leased_ids.with_label_values(&[&*label]);
+        label
     }
 
     /// Counts a lease that took `took`; of `ids` ids where it worked.
-    pub fn lease(&self, sequence: &str, outcome: &str, took: Duration, ids: u64) {
-        self.leases.with_label_values(&[sequence, outcome]).inc();
-        self.lease_seconds.with_label_values(&[sequence]).observe(took.as_secs_f64());
+    pub fn lease(&self, sequence: &Label, outcome: &str, took: Duration, ids: u64) {
+        self.leases.with_label_values(&[&**sequence, outcome]).inc();
+        self.lease_seconds.with_label_values(&[&**sequence]).observe(took.as_secs_f64());
         if outcome == "ok" {
-            self.leased_ids.with_label_values(&[sequence]).inc_by(ids);
+            self.leased_ids.with_label_values(&[&**sequence]).inc_by(ids);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.last_lease.with_label_values(&[sequence]).set(now.as_secs_f64());
+            self.last_lease.with_label_values(&[&**sequence]).set(now.as_secs_f64());
         }
     }
 
     /// Counts leased ids that will never be handed out.
-    pub fn lost(&self, sequence: &str, reason: &str, ids: u64) {
-        self.lost_ids.with_label_values(&[sequence, reason]).inc_by(ids);
+    pub fn lost(&self, sequence: &Label, reason: &str, ids: u64) {
+        self.lost_ids.with_label_values(&[&**sequence, reason]).inc_by(ids);
+    }
+
+    /// Counts a name that was looked up.
+    pub fn looked_up(&self, outcome: &str) {
+        self.look_ups.with_label_values(&[outcome]).inc();
     }
 
     /// The counter of one more HTTP worker.
@@ -268,8 +312,8 @@ impl Default for Metrics {
 impl Scraped {
     fn fill(&self, samples: &[SequenceSample]) {
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        for sample in samples {
-            let label = &[sample.sequence.as_str()];
+        for sample in summed(samples) {
+            let label = &[&*sample.label];
             set(&self.ids.with_label_values(label), sample.handed_out);
             self.held.with_label_values(label).set(gauge(sample.held));
             self.runway.with_label_values(label).set(sample.runway_seconds);
@@ -290,6 +334,26 @@ impl Scraped {
     }
 }
 
+/// The samples, those of one label as one: counts are added, and the shortest runway and the fullest sequence stand for all.
+fn summed(samples: &[SequenceSample]) -> Vec<SequenceSample> {
+    let mut by_label: BTreeMap<&str, SequenceSample> = BTreeMap::new();
+    for sample in samples {
+        by_label
+            .entry(&sample.label)
+            .and_modify(|sum| {
+                sum.handed_out += sample.handed_out;
+                sum.held += sample.held;
+                sum.runway_seconds = sum.runway_seconds.min(sample.runway_seconds);
+                sum.block_size = sum.block_size.max(sample.block_size);
+                sum.waiters += sample.waiters;
+                sum.capacity_used = sum.capacity_used.max(sample.capacity_used);
+                sum.high_water_mark = sum.high_water_mark.max(sample.high_water_mark);
+            })
+            .or_insert_with(|| sample.clone());
+    }
+    by_label.into_values().collect()
+}
+
 /// Brings a counter up to a total that is kept elsewhere and never falls.
 fn set(counter: &prometheus::IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
@@ -307,14 +371,14 @@ mod tests {
     #[test]
     fn a_scrape_has_what_was_counted_and_explains_it() {
         let metrics = Metrics::new();
-        metrics.announce("default");
+        let default = metrics.label(&SequenceName::default());
         let (one, two) = (metrics.worker(), metrics.worker());
         one.count(Route::New, 200);
         two.count(Route::New, 200);
         two.count(Route::Other, 418);
-        metrics.lease("default", "ok", Duration::from_millis(3), 100);
+        metrics.lease(&default, "ok", Duration::from_millis(3), 100);
         let sample = SequenceSample {
-            sequence: "default".into(),
+            label: default,
             handed_out: 40,
             held: 60,
             runway_seconds: 12.5,
@@ -345,5 +409,29 @@ mod tests {
             let name = line.split(['{', ' ']).next().unwrap();
             assert!(name.starts_with("seqsvr_") || name.starts_with("process_"), "{line}");
         }
+    }
+
+    #[test]
+    fn only_so_many_sequences_have_a_label_of_their_own() {
+        let metrics = Metrics::new();
+        let labels: Vec<Label> =
+            (0..MOST_LABELS + 50).map(|n| metrics.label(&format!("s{n}").parse().unwrap())).collect();
+        let sample = |label: &Label| SequenceSample {
+            label: label.clone(),
+            handed_out: 2,
+            held: 3,
+            runway_seconds: 1.0,
+            block_size: 100,
+            waiters: 0,
+            capacity_used: 0.0,
+            high_water_mark: 1,
+        };
+        let samples: Vec<SequenceSample> = labels.iter().map(sample).collect();
+        metrics.render(&samples, true);
+        let text = String::from_utf8(metrics.render(&samples, true)).unwrap();
+        let series = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(series("seqsvr_ids_total{"), MOST_LABELS + 1);
+        assert!(text.contains("seqsvr_ids_total{sequence=\"(others)\"} 100\n"), "{text}");
+        assert!(text.contains("seqsvr_ids_held{sequence=\"(others)\"} 150\n"), "{text}");
     }
 }

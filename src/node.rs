@@ -178,6 +178,18 @@ impl Node {
         }
     }
 
+    /// Lowers the mark of `sequence` from `end` to `tail`, the start of what is about to be given back. Not if it is
+    /// elsewhere: then somebody else raised it.
+    pub fn lower_high_water_mark(&self, sequence: &str, end: u64, tail: u64) -> bool {
+        let mut state = self.state();
+        match state.remembered.high_water_marks.get_mut(sequence) {
+            Some(mark) if *mark == end && tail < end => *mark = tail,
+            _ => return false,
+        }
+        state.is_saved = false;
+        true
+    }
+
     /// Writes what changed since the last call, durably. Blocks on the disk: not for the lease path.
     pub fn save(&self) -> io::Result<()> {
         let Some(home) = &self.home else { return Ok(()) };
@@ -230,6 +242,9 @@ mod tests {
         node.remember_store("a");
         node.raise_high_water_mark("default", 201);
         node.raise_high_water_mark("default", 101);
+        assert!(!node.lower_high_water_mark("default", 151, 101), "not where the mark is elsewhere");
+        node.raise_high_water_mark("default", 301);
+        assert!(node.lower_high_water_mark("default", 301, 201), "a tail that goes back");
         node.save().unwrap();
         drop(node);
 

@@ -1,48 +1,55 @@
 //! The background work that leases blocks before the ones in memory run out.
 //!
-//! One task a sequence, so that it has at most one lease in flight. It is woken by thresholds, promotions and waiting
-//! requests, and looks every second all the same: a lost wake-up costs a second, not a stall. Whatever a lease does, an
-//! error or a panic, the task goes on, with pauses that grow to two seconds.
+//! A sequence that is due (a threshold, a promotion, a request that waits, news from the store) comes through a queue and
+//! gets a task, which leases until nothing more is to be done. A busy sequence keeps its task, which looks every second all
+//! the same: a lost wake-up costs a second, not a stall. An idle one has none, and costs only its memory. One sequence has
+//! at most one lease in flight; those of different ones run side by side, [`LEASES_AT_ONCE`] at most. Whatever a lease
+//! does, an error or a panic, its task goes on, with pauses that grow to two seconds.
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::buffer::Supply;
 use crate::metrics::Metrics;
-use crate::segment::Block;
 use crate::sequence::Sequence;
 use crate::store::guard::Guard;
-use crate::store::{ErrorKind, StoreError};
+use crate::store::{ErrorKind, Leased, StoreError};
 
 pub mod policy;
-use policy::{Backoff, Facts, Policy, Rate};
+use policy::{Facts, Pace, Policy};
 
-/// How often it looks without being woken.
+/// How often a busy sequence is looked at without being woken.
 const TICK: Duration = Duration::from_secs(1);
 
 /// No lease may take longer, whatever its store's own time-outs add up to.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// So many leases run side by side. A store's connections are as many and two.
+const LEASES_AT_ONCE: usize = 6;
+
 /// Conflicts are part of sharing a table; for longer than this, something holds a lock that a person should know of.
 const CONFLICT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The refill of one sequence.
+/// A runway that is short for longer than this is told: growing takes a second or two.
+const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The refill of all sequences.
 pub struct Refill {
-    /// Whose ids it leases.
-    pub sequence: Arc<Sequence>,
-    /// From where.
-    pub store: Arc<Guard>,
-    /// When and how much.
-    pub policy: Policy,
-    /// Where leases are counted.
-    pub metrics: Arc<Metrics>,
+    store: Arc<Guard>,
+    policy: Policy,
+    metrics: Arc<Metrics>,
+    leases: Semaphore,
+    started: Instant,
+    progress: watch::Sender<Progress>,
 }
 
-/// How the task stands, for who starts and stops the server.
+/// How `default` stands, for who starts and stops the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// No lease has ended yet.
@@ -70,128 +77,285 @@ async fn guarded<T: Send + 'static>(work: impl Future<Output = T> + Send + 'stat
 }
 
 enum Outcome {
-    Leased(Vec<Block>),
+    Leased(Leased),
     Failed(StoreError),
     Panicked(String),
 }
 
 impl Refill {
-    /// Leases until `stop` says so (or its sender is gone); a lease in flight is then given up, which leaves a gap.
-    /// Reports to `progress` until the first lease worked.
-    pub async fn run(self, progress: watch::Sender<Progress>, mut stop: watch::Receiver<bool>) {
+    /// Leases from `store` by `policy`. Reports to `progress` until the first lease of `default` worked.
+    pub fn new(
+        store: Arc<Guard>,
+        policy: Policy,
+        metrics: Arc<Metrics>,
+        progress: watch::Sender<Progress>,
+    ) -> Arc<Self> {
+        let leases = Semaphore::new(LEASES_AT_ONCE);
+        Arc::new(Self { store, policy, metrics, leases, started: Instant::now(), progress })
+    }
+
+    /// Tends the sequences that come through `due`, until `stop` says so (or its sender is gone); leases in flight are
+    /// then given up, which leaves gaps.
+    pub async fn run(
+        self: Arc<Self>,
+        mut due: mpsc::UnboundedReceiver<Arc<Sequence>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        // Dropped with this future, it ends them all.
+        let mut tasks = JoinSet::new();
+        let tend_all = async {
+            loop {
+                tokio::select! {
+                    Some(sequence) = due.recv() => { tasks.spawn(self.clone().tend(sequence)); }
+                    Some(_) = tasks.join_next() => {}
+                    else => std::future::pending().await,
+                }
+            }
+        };
         tokio::select! {
-            () = self.lease_for_ever(&progress) => {}
+            () = tend_all => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
 
-    async fn lease_for_ever(&self, progress: &watch::Sender<Progress>) {
-        let started = Instant::now();
-        let (mut rate, mut backoff) = (Rate::default(), Backoff::default());
-        let mut reported = None;
+    async fn tend(self: Arc<Self>, sequence: Arc<Sequence>) {
         loop {
-            if let Some(want) = self.want(&mut rate, started.elapsed()) {
-                match self.lease(want).await {
-                    Outcome::Leased(blocks) => {
-                        self.recovered(&mut reported);
-                        self.sequence.append(&blocks);
-                        self.tidy().await;
-                        backoff.reset();
-                        progress.send_if_modified(|progress| {
-                            std::mem::replace(progress, Progress::Leased) != Progress::Leased
-                        });
-                    }
-                    Outcome::Failed(error) => {
-                        self.failed(&error.what, Some(error.kind), &mut reported);
-                        progress.send_if_modified(|progress| {
-                            let is_first_time = *progress != Progress::Leased;
-                            if is_first_time {
-                                *progress = Progress::Failing(error.kind, error.what);
-                            }
-                            is_first_time
-                        });
-                        sleep(backoff.pause(error.kind == ErrorKind::Conflict, jitter())).await;
-                    }
-                    Outcome::Panicked(what) => {
-                        self.failed(&what, None, &mut reported);
-                        sleep(backoff.pause(false, jitter())).await;
-                    }
+            self.take_in_news(&sequence);
+            if let Some(want) = self.want(&sequence) {
+                if let Some(pause) = self.lease_once(&sequence, want).await {
+                    sleep(pause).await;
                 }
                 continue;
             }
-            tokio::select! {
-                () = self.sequence.refill_due() => {}
-                () = sleep(TICK) => {}
+            if self.is_busy(&sequence) {
+                tokio::select! {
+                    () = sequence.refill_due() => {}
+                    () = sleep(TICK) => {}
+                }
+                continue;
+            }
+            sequence.leave();
+            if !(sequence.has_news() || self.want(&sequence).is_some()) || !sequence.tend_again() {
+                return;
             }
         }
     }
 
-    /// What the policy says of the sequence as it stands.
-    fn want(&self, rate: &mut Rate, at: Duration) -> Option<NonZeroU64> {
-        let held = self.sequence.snapshot();
-        let (waiters, wanted) = self.sequence.waiting();
-        let rate = rate.observe(held.handed_out, at, waiters > 0);
-        self.sequence.set_rate(rate);
-        self.policy.want(&Facts {
+    /// Acts on what the store was heard to say of the sequence.
+    fn take_in_news(&self, sequence: &Sequence) {
+        let Some((terms, is_deleted)) = sequence.news() else { return };
+        let held_from = std::mem::replace(&mut pace(sequence).incarnation, terms.incarnation);
+        sequence.set_most_held(
+            self.policy.max_held(terms.step.get(), self.store.store().most_held(sequence.name(), terms)),
+        );
+        if is_deleted {
+            sequence.drop_held("deleted");
+            sequence.set_supply(Supply::Gone);
+            tracing::info!("sequence {} was deleted", sequence.name());
+        } else {
+            // 0: leased before the store was asked, or before `default` moved; both are good.
+            if held_from != terms.incarnation && held_from != 0 {
+                sequence.drop_held("advanced");
+            }
+            sequence.set_supply(Supply::Open);
+        }
+    }
+
+    fn facts(&self, sequence: &Sequence) -> Facts {
+        let held = sequence.snapshot();
+        let (waiters, wanted) = sequence.waiting();
+        let rate = pace(sequence).rate.observe(held.handed_out, self.started.elapsed(), waiters > 0);
+        sequence.set_rate(rate);
+        Facts {
             held: held.held(),
             ready_blocks: held.ready_blocks,
             is_past_mark: held.is_past_mark,
             rate,
             wanted,
-        })
+            is_failing: sequence.health().failure.is_some(),
+            step: sequence.terms().step.get(),
+            most_held: sequence.most_held(),
+        }
     }
 
-    async fn lease(&self, want: NonZeroU64) -> Outcome {
-        let (store, name) = (self.store.clone(), self.sequence.name().clone());
+    /// What the policy says of the sequence as it stands.
+    fn want(&self, sequence: &Sequence) -> Option<NonZeroU64> {
+        if sequence.is_deleted() {
+            return None;
+        }
+        let facts = self.facts(sequence);
+        self.tell_of_runway(sequence, &facts);
+        self.policy.want(&facts)
+    }
+
+    fn is_busy(&self, sequence: &Sequence) -> bool {
+        !sequence.is_deleted() && self.policy.is_busy(&self.facts(sequence))
+    }
+
+    /// One lease and what follows from it; how long to pause after a failure.
+    async fn lease_once(&self, sequence: &Arc<Sequence>, want: NonZeroU64) -> Option<Duration> {
+        match self.lease(sequence, want).await {
+            Outcome::Leased(leased) => {
+                recovered(sequence);
+                sequence.append(&leased.blocks);
+                self.tidy(sequence).await;
+                pace(sequence).backoff.reset();
+                if sequence.name().is_default() {
+                    self.progress
+                        .send_if_modified(|progress| std::mem::replace(progress, Progress::Leased) != Progress::Leased);
+                }
+                None
+            }
+            Outcome::Failed(error) if error.kind == ErrorKind::Stale => match self.find(sequence).await {
+                Ok(()) if sequence.has_news() => None,
+                // The store says what it said before: something else is wrong, or it changes all the time.
+                Ok(()) => Some(self.failed(sequence, error)),
+                Err(error) => Some(self.failed(sequence, error)),
+            },
+            Outcome::Failed(error) => Some(self.failed(sequence, error)),
+            Outcome::Panicked(what) => {
+                report(sequence, &what, None);
+                Some(pace(sequence).backoff.pause(false, jitter()))
+            }
+        }
+    }
+
+    /// Asks the store for the terms of now.
+    async fn find(&self, sequence: &Sequence) -> Result<(), StoreError> {
+        let (store, names) = (self.store.clone(), [sequence.name().clone()]);
+        match guarded(async move { store.store().find(&names).await }).await {
+            Ok(found) => {
+                let live = found?.into_iter().find(|definition| !definition.is_deleted);
+                sequence.announce(live.map(|definition| definition.terms));
+                Ok(())
+            }
+            Err(broken) => Err(self.broken(&broken)),
+        }
+    }
+
+    /// Takes in a failure; how long to pause.
+    fn failed(&self, sequence: &Sequence, error: StoreError) -> Duration {
+        report(sequence, &error.what, Some(error.kind));
+        if sequence.name().is_default() {
+            self.progress.send_if_modified(|progress| {
+                let is_first_time = *progress != Progress::Leased;
+                if is_first_time {
+                    *progress = Progress::Failing(error.kind, error.what);
+                }
+                is_first_time
+            });
+        }
+        pace(sequence).backoff.pause(error.kind == ErrorKind::Conflict, jitter())
+    }
+
+    fn broken(&self, broken: &Broken) -> StoreError {
+        let what = match broken {
+            Broken::TimedOut => {
+                format!("{}: no answer within {} s", self.store.store().describe(), LEASE_TIMEOUT.as_secs())
+            }
+            Broken::Panicked(panic) => format!("a look at the store panicked, which is a bug of seqsvr: {panic}"),
+        };
+        StoreError::new(ErrorKind::Unavailable, what)
+    }
+
+    async fn lease(&self, sequence: &Sequence, want: NonZeroU64) -> Outcome {
+        let _permit = self.leases.acquire().await.expect("the semaphore is never closed");
+        let (store, name, terms) = (self.store.clone(), sequence.name().clone(), sequence.terms());
         let started = Instant::now();
-        let outcome = match guarded(async move { store.lease(&name, want).await }).await {
-            Ok(Ok(blocks)) => Outcome::Leased(blocks),
+        let outcome = match guarded(async move { store.lease(&name, terms, want).await }).await {
+            Ok(Ok(leased)) => Outcome::Leased(leased),
             Ok(Err(error)) => Outcome::Failed(error),
-            Err(Broken::TimedOut) => Outcome::Failed(StoreError::new(
-                ErrorKind::Unavailable,
-                format!("{}: no lease within {} s", self.store.store().describe(), LEASE_TIMEOUT.as_secs()),
-            )),
+            Err(broken @ Broken::TimedOut) => Outcome::Failed(self.broken(&broken)),
             Err(Broken::Panicked(panic)) => {
                 Outcome::Panicked(format!("a lease panicked, which is a bug of seqsvr: {panic}"))
             }
         };
         let (label, ids) = match &outcome {
-            Outcome::Leased(blocks) => ("ok", blocks.iter().map(|block| block.len()).sum()),
-            Outcome::Failed(error) => (error.kind.outcome(), 0),
+            Outcome::Leased(leased) => {
+                sequence.set_capacity_used(leased.capacity_used);
+                ("ok", leased.blocks.iter().map(|block| block.len()).sum())
+            }
+            Outcome::Failed(error) => {
+                if error.kind == ErrorKind::Exhausted {
+                    sequence.set_capacity_used(1.0);
+                }
+                (error.kind.outcome(), 0)
+            }
             Outcome::Panicked(_) => ("panic", 0),
         };
-        self.metrics.lease(self.sequence.name().as_str(), label, started.elapsed(), ids);
-        self.sequence.set_capacity_used(self.store.store().capacity_used());
+        self.metrics.lease(sequence.label(), label, started.elapsed(), ids);
         outcome
     }
 
     /// A failure costs nothing but a later try; it is not worth a line.
-    async fn tidy(&self) {
-        let store = self.store.clone();
-        let _ = guarded(async move { store.store().tidy().await }).await;
+    async fn tidy(&self, sequence: &Sequence) {
+        let (store, name) = (self.store.clone(), sequence.name().clone());
+        let _ = guarded(async move { store.store().tidy(&name).await }).await;
     }
 
-    /// One line when it begins to fail, and one when it fails in another way. `reported` is the outcome that the
-    /// last line was about.
-    fn failed(&self, what: &str, kind: Option<ErrorKind>, reported: &mut Option<&'static str>) {
-        let failing_for = self.sequence.fail(what, kind);
-        let is_passing = kind == Some(ErrorKind::Conflict) && failing_for < CONFLICT_PATIENCE;
-        // Misconfigured from the start on ends the process, which says so itself.
-        let is_final = kind == Some(ErrorKind::Misconfigured) && !self.sequence.health().has_leased;
-        let outcome = kind.map_or("panic", ErrorKind::outcome);
-        if !is_passing && !is_final && *reported != Some(outcome) {
-            *reported = Some(outcome);
-            tracing::error!("leasing of sequence {} fails, and is tried again: {what}", self.sequence.name());
+    /// One line when the runway is short for a while, and one when it is there again.
+    fn tell_of_runway(&self, sequence: &Sequence, facts: &Facts) {
+        let now = self.started.elapsed();
+        let mut pace = pace(sequence);
+        if !self.policy.is_short(facts) {
+            pace.short_since = None;
+            if std::mem::take(&mut pace.is_short_told) {
+                tracing::info!(
+                    "the runway of sequence {} is there again: {} ids are held",
+                    sequence.name(),
+                    facts.held
+                );
+            }
+            return;
+        }
+        let since = *pace.short_since.get_or_insert(now);
+        if now.saturating_sub(since) >= SHORT_PATIENCE && !std::mem::replace(&mut pace.is_short_told, true) {
+            let wanted = self.policy.runway.as_secs_f64();
+            #[allow(clippy::cast_precision_loss)]
+            let runway = facts.held as f64 / facts.rate;
+            let most = self.policy.max_held(facts.step, facts.most_held);
+            let why = if facts.is_failing {
+                "leasing fails".to_owned()
+            } else {
+                format!(
+                    "at {:.0} ids a second, {most} is the most that is held (refill.max_block, or the step)",
+                    facts.rate
+                )
+            };
+            tracing::warn!(
+                "the runway of sequence {} is short: {} ids last {runway:.0} s of {wanted:.0} s without the store: {why}",
+                sequence.name(),
+                facts.held
+            );
         }
     }
+}
 
-    fn recovered(&self, reported: &mut Option<&'static str>) {
-        let since = self.sequence.health().failure.as_ref().map(|failure| failure.since);
-        if let (Some(_), Some(since)) = (reported.take(), since) {
-            let seconds = since.elapsed().as_secs_f64();
-            tracing::info!("leasing of sequence {} works again, after {seconds:.1} s", self.sequence.name());
-        }
+/// One line when it begins to fail, and one when it fails in another way.
+fn report(sequence: &Sequence, what: &str, kind: Option<ErrorKind>) {
+    let failing_for = sequence.fail(what, kind);
+    let is_passing = kind == Some(ErrorKind::Conflict) && failing_for < CONFLICT_PATIENCE;
+    // Misconfigured from the start on ends the process, which says so itself.
+    let is_final =
+        kind == Some(ErrorKind::Misconfigured) && sequence.name().is_default() && !sequence.health().has_leased;
+    let outcome = kind.map_or("panic", ErrorKind::outcome);
+    let mut pace = pace(sequence);
+    if !is_passing && !is_final && pace.reported != Some(outcome) {
+        pace.reported = Some(outcome);
+        tracing::error!("leasing of sequence {} fails, and is tried again: {what}", sequence.name());
     }
+}
+
+fn recovered(sequence: &Sequence) {
+    let since = sequence.health().failure.as_ref().map(|failure| failure.since);
+    if let (Some(_), Some(since)) = (pace(sequence).reported.take(), since) {
+        let seconds = since.elapsed().as_secs_f64();
+        tracing::info!("leasing of sequence {} works again, after {seconds:.1} s", sequence.name());
+    }
+}
+
+fn pace(sequence: &Sequence) -> MutexGuard<'_, Pace> {
+    sequence.pace.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A random fraction, 0 to 1, from the standard library's seed of hash maps: good enough to spread the nodes.

@@ -81,6 +81,8 @@ pub struct Segment {
     end: u64,
     /// The id whose taking fires the wake-up of the refill; at most `end - 1`, so that it fires before the end.
     mark: u64,
+    /// How many ids sealing took out of it. Relaxed: only for counting, and written once.
+    withdrawn: AtomicU64,
     /// The next id to hand out; at or past `end` when closed. On a cache line of its own: every worker writes it, and
     /// the fields above are read by all of them.
     ///
@@ -100,13 +102,14 @@ impl Segment {
             start: block.start,
             end: block.end,
             mark: block.start.saturating_add(used).min(block.last()),
+            withdrawn: AtomicU64::new(0),
             cursor: CachePadded::new(AtomicU64::new(block.start)),
         }
     }
 
     /// A segment that is closed and never had an id: what a buffer starts with.
     pub fn closed() -> Self {
-        Self { start: 0, end: 0, mark: 0, cursor: CachePadded::new(AtomicU64::new(0)) }
+        Self { start: 0, end: 0, mark: 0, withdrawn: AtomicU64::new(0), cursor: CachePadded::new(AtomicU64::new(0)) }
     }
 
     /// Takes one id without looking first: the hot path. `None` once closed; a caller that got `None` comes back
@@ -136,17 +139,19 @@ impl Segment {
 
     /// Closes the segment for ever and returns what was not handed out. A second call gets `None`.
     pub fn seal(&self) -> Option<Block> {
-        Block::new(self.cursor.swap(self.end, Ordering::Relaxed), self.end)
-    }
-
-    /// The end of its block (exclusive).
-    pub fn end(&self) -> u64 {
-        self.end
+        let tail = Block::new(self.cursor.swap(self.end, Ordering::Relaxed), self.end)?;
+        self.withdrawn.store(tail.len(), Ordering::Relaxed);
+        Some(tail)
     }
 
     /// How many ids its block has; 0 only for [`closed`](Self::closed).
     pub fn size(&self) -> u64 {
         self.end - self.start
+    }
+
+    /// How many ids were handed out, at some moment during the call.
+    pub fn handed_out(&self) -> u64 {
+        self.size() - self.remaining() - self.withdrawn.load(Ordering::Relaxed)
     }
 
     /// How many ids are left, at some moment during the call.
@@ -227,6 +232,7 @@ mod tests {
         let fresh = segment(7, 10);
         fresh.take_one();
         assert_eq!(fresh.seal(), Block::new(8, 10));
+        assert_eq!((fresh.handed_out(), fresh.remaining()), (1, 0));
         assert_eq!(fresh.seal(), None);
         assert_eq!(fresh.take_one(), None);
         let used = segment(7, 8);

@@ -3,18 +3,20 @@
 //! What always holds: a request that is refused gets no id, and one that is answered gets each id to itself. Waiting is
 //! bounded in time and in number.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-use crate::buffer::{Buffer, Dry, Refused, Snapshot};
-use crate::metrics::{Metrics, SequenceSample};
+use crate::buffer::{Buffer, Dry, Refused, Snapshot, Supply};
+use crate::metrics::{Label, Metrics, SequenceSample};
+use crate::name::SequenceName;
+use crate::refill::policy::{Pace, Policy};
 use crate::segment::{Block, Taken, push_joined};
-use crate::store::{ErrorKind, SequenceName};
+use crate::store::{ErrorKind, Terms};
 
 /// The longest runway that is told, in seconds.
 const DAY: f64 = 86_400.0;
@@ -49,20 +51,36 @@ pub enum TakeError {
     /// The sequence has no more ids; trying again does not help.
     #[error("{0}")]
     Exhausted(String),
+    /// The sequence was deleted.
+    #[error("there is no sequence {0} any more: it was deleted")]
+    Gone(SequenceName),
     /// The node is shutting down.
     #[error("this node is shutting down: ask another one")]
     Draining,
 }
 
-/// What a request may ask for, how long it waits, and how many wait.
+/// How long a request waits, and how many wait for one sequence.
 #[derive(Clone, Copy, Debug)]
-pub struct TakeLimits {
-    /// The most ids at once: as many as are ever held, for more could never come in time and would be lost.
-    pub ids: u64,
+pub struct WaitLimits {
     /// How long one waits.
     pub time: Duration,
     /// How many wait at once.
     pub waiters: u64,
+}
+
+/// What all sequences of a node share.
+#[derive(Debug)]
+pub struct Shared {
+    /// `refill.threshold`.
+    pub threshold: f64,
+    /// When and how much is leased.
+    pub policy: Policy,
+    /// The bounds of waiting.
+    pub limits: WaitLimits,
+    /// Where all is counted.
+    pub metrics: Arc<Metrics>,
+    /// To the refill: a sequence is in there at most once.
+    pub due: mpsc::UnboundedSender<Arc<Sequence>>,
 }
 
 /// How the refill of a sequence fares: what readiness and errors print.
@@ -85,17 +103,34 @@ pub struct Failure {
     pub kind: Option<ErrorKind>,
 }
 
+/// What the store says of a sequence; the refill takes it in between two leases.
+#[derive(Clone, Copy, Debug)]
+struct Announced {
+    terms: Terms,
+    is_deleted: bool,
+    is_new: bool,
+}
+
 /// A sequence of this node.
 #[derive(Debug)]
 pub struct Sequence {
     name: SequenceName,
+    label: Label,
     buffer: Buffer,
-    /// Wakes the refill.
+    shared: Arc<Shared>,
+    /// For the refill's queue.
+    me: Weak<Self>,
+    /// Wakes the refill's task of this sequence, where there is one.
     refill_due: Notify,
-    limits: TakeLimits,
+    /// Whether the refill has it in its queue or has a task for it. Both sides change it by a `swap` that acquires and
+    /// releases: whoever wakes has changed something before, and either its `swap` comes first, and the task that gives up
+    /// sees that change after its own; or it comes later, finds `false`, and queues it.
+    is_tended: AtomicBool,
     /// Requests that wait, and the ids that they still want. Relaxed: a bound and a hint; no data is behind them.
     waiters: AtomicU64,
     wanted: AtomicU64,
+    /// The most ids that are held, and so the most at once: more could never come in time and would be lost. Relaxed.
+    most_held: AtomicU64,
     /// The bits of floats that the refill measures, for people: ids a second, and how much of all ids is leased.
     /// Relaxed: each stands for itself.
     rate: AtomicU64,
@@ -104,35 +139,42 @@ pub struct Sequence {
     high_water_mark: AtomicU64,
     /// Held by the batch that is gathering its ids.
     gathering: tokio::sync::Mutex<()>,
+    announced: Mutex<Announced>,
+    /// What the refill remembers of it between two looks.
+    pub(crate) pace: Mutex<Pace>,
     health: Mutex<Health>,
-    metrics: Arc<Metrics>,
 }
 
 impl Sequence {
-    /// A sequence that holds nothing yet. `threshold` is `refill.threshold`; `high_water_mark` is the largest block end
-    /// that this node leased of it before (exclusive; 0 for none).
+    /// A sequence that holds nothing yet. `high_water_mark` is the largest block end that this node leased of it before
+    /// (exclusive; 0 for none), `most_held` the most ids that should be held at once.
     pub fn new(
         name: SequenceName,
-        threshold: f64,
-        limits: TakeLimits,
+        terms: Terms,
+        most_held: u64,
         high_water_mark: u64,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        metrics.announce(name.as_str());
-        Self {
+        shared: Arc<Shared>,
+    ) -> Arc<Self> {
+        let label = shared.metrics.label(&name);
+        Arc::new_cyclic(|me| Self {
             name,
-            buffer: Buffer::new(threshold),
+            label,
+            buffer: Buffer::new(shared.threshold),
+            me: me.clone(),
             refill_due: Notify::new(),
-            limits,
+            is_tended: AtomicBool::new(false),
             waiters: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
+            most_held: AtomicU64::new(most_held),
             rate: AtomicU64::new(0),
             capacity_used: AtomicU64::new(0),
             high_water_mark: AtomicU64::new(high_water_mark),
             gathering: tokio::sync::Mutex::new(()),
+            announced: Mutex::new(Announced { terms, is_deleted: false, is_new: false }),
+            pace: Mutex::new(Pace { incarnation: terms.incarnation, ..Pace::default() }),
             health: Mutex::default(),
-            metrics,
-        }
+            shared,
+        })
     }
 
     /// Its name.
@@ -162,8 +204,9 @@ impl Sequence {
     /// `count` ids (1 to 2^32), in rising blocks. Takes what is there and goes on with what comes; if not all come in
     /// time, those taken are lost.
     pub async fn take(&self, count: u64) -> Result<Vec<Block>, TakeError> {
-        if count > self.limits.ids {
-            return Err(TakeError::TooMany { asked: count, most: self.limits.ids });
+        let most = self.most_held.load(Ordering::Relaxed);
+        if count > most {
+            return Err(TakeError::TooMany { asked: count, most });
         }
         let mut batch = Batch::new(self);
         let (mut left, mut dry) = (count, Dry::Empty);
@@ -190,8 +233,31 @@ impl Sequence {
     #[inline]
     fn after(&self, taken: Taken) {
         if taken.refill_due {
-            self.refill_due.notify_one();
+            self.wake_refill();
         }
+    }
+
+    /// Makes the refill look at this sequence.
+    #[cold]
+    pub fn wake_refill(&self) {
+        self.refill_due.notify_one();
+        if !self.is_tended.swap(true, Ordering::AcqRel)
+            && let Some(me) = self.me.upgrade()
+        {
+            // Only at the end of the process nobody is there to receive it.
+            let _ = self.shared.due.send(me);
+        }
+    }
+
+    /// The refill's task gives the sequence up. It must look once more after that, and go on if it finds something to do
+    /// and [`tend_again`](Self::tend_again) says so.
+    pub(crate) fn leave(&self) {
+        self.is_tended.swap(false, Ordering::AcqRel);
+    }
+
+    /// Whether the task that left may go on; else another one has the sequence.
+    pub(crate) fn tend_again(&self) -> bool {
+        !self.is_tended.swap(true, Ordering::AcqRel)
     }
 
     /// Adds `want` more ids to `batch`, waiting for them within the limits. `dry` is what the last take said.
@@ -200,9 +266,9 @@ impl Sequence {
             return Err(self.refusal(dry));
         }
         let Some(mut waiting) = Waiting::enter(self, want) else {
-            return Err(TakeError::TooManyWaiters { limit: self.limits.waiters, why: self.why_dry() });
+            return Err(TakeError::TooManyWaiters { limit: self.shared.limits.waiters, why: self.why_dry() });
         };
-        self.refill_due.notify_one();
+        self.wake_refill();
         let all = async {
             // One batch gathers at a time, first come first served: else each takes a part and none gets all of it. A
             // single id is no part of anything.
@@ -214,9 +280,10 @@ impl Sequence {
             }
             Ok(())
         };
-        match timeout(self.limits.time, all).await {
+        let time = self.shared.limits.time;
+        match timeout(time, all).await {
             Ok(done) => done.map_err(|dry| self.refusal(dry)),
-            Err(_) => Err(TakeError::TimedOut { waited: self.limits.time, why: self.why_dry() }),
+            Err(_) => Err(TakeError::TimedOut { waited: time, why: self.why_dry() }),
         }
     }
 
@@ -224,6 +291,7 @@ impl Sequence {
         match dry {
             Dry::Sealed => TakeError::Draining,
             Dry::Exhausted => TakeError::Exhausted(self.why_dry()),
+            Dry::Gone => TakeError::Gone(self.name.clone()),
             Dry::Empty => TakeError::TimedOut { waited: Duration::ZERO, why: self.why_dry() },
         }
     }
@@ -260,11 +328,17 @@ impl Sequence {
         }
     }
 
+    /// Where the runway is less than half of what it should be: how long it is, and should be, in seconds.
+    pub fn short_runway(&self) -> Option<(f64, f64)> {
+        let (runway, wanted) = (self.runway_seconds(), self.shared.policy.runway.as_secs_f64());
+        (runway < wanted / 2.0).then_some((runway, wanted))
+    }
+
     /// What a scrape finds.
     pub fn sample(&self) -> SequenceSample {
         let snapshot = self.snapshot();
         SequenceSample {
-            sequence: self.name.as_str().to_owned(),
+            label: self.label.clone(),
             handed_out: snapshot.handed_out,
             held: snapshot.held(),
             runway_seconds: self.runway_seconds(),
@@ -288,6 +362,66 @@ impl Sequence {
         self.refill_due.notified().await;
     }
 
+    /// What the store was last heard to say.
+    pub fn terms(&self) -> Terms {
+        self.announced().terms
+    }
+
+    /// Whether the sequence was deleted.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.announced().is_deleted
+    }
+
+    fn announced(&self) -> MutexGuard<'_, Announced> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what the store says: other terms, or `None` for a sequence that is deleted. The refill acts on it.
+    pub(crate) fn announce(&self, found: Option<Terms>) {
+        {
+            let mut announced = self.announced();
+            let (terms, is_deleted) = (found.unwrap_or(announced.terms), found.is_none());
+            if announced.terms == terms && announced.is_deleted == is_deleted {
+                return;
+            }
+            *announced = Announced { terms, is_deleted, is_new: true };
+        }
+        self.wake_refill();
+    }
+
+    /// For the refill: what was announced since it last asked.
+    pub(crate) fn news(&self) -> Option<(Terms, bool)> {
+        let mut announced = self.announced();
+        std::mem::take(&mut announced.is_new).then_some((announced.terms, announced.is_deleted))
+    }
+
+    /// Whether [`news`](Self::news) would have some.
+    pub(crate) fn has_news(&self) -> bool {
+        self.announced().is_new
+    }
+
+    /// Drops all that is held, for `reason`. To be called by who appends.
+    pub(crate) fn drop_held(&self, reason: &str) {
+        let ids = self.buffer.clear().iter().map(|block| block.len()).sum();
+        self.shared.metrics.lost(&self.label, reason, ids);
+    }
+
+    pub(crate) fn set_supply(&self, supply: Supply) {
+        self.buffer.set_supply(supply);
+    }
+
+    pub(crate) fn set_most_held(&self, most: u64) {
+        self.most_held.store(most, Ordering::Relaxed);
+    }
+
+    pub(crate) fn most_held(&self) -> u64 {
+        self.most_held.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn label(&self) -> &Label {
+        &self.label
+    }
+
     /// Takes in leased blocks.
     pub(crate) fn append(&self, blocks: &[Block]) {
         {
@@ -299,10 +433,10 @@ impl Sequence {
             self.high_water_mark.fetch_max(block.end(), Ordering::Relaxed);
             match self.buffer.append(*block) {
                 Ok(()) => {}
-                Err(Refused::Sealed) => self.metrics.lost(self.name.as_str(), "shutdown", block.len()),
+                Err(Refused::Sealed) => self.shared.metrics.lost(&self.label, "shutdown", block.len()),
                 Err(refused) => {
                     tracing::error!("sequence {}: the leased block {block:?} is discarded: {refused:?}", self.name);
-                    self.metrics.lost(self.name.as_str(), "discarded", block.len());
+                    self.shared.metrics.lost(&self.label, "discarded", block.len());
                 }
             }
         }
@@ -317,15 +451,13 @@ impl Sequence {
             since
         };
         // After the reason is there to be read: this wakes who waits for it.
-        self.buffer.set_exhausted(kind == Some(ErrorKind::Exhausted));
+        self.buffer.set_supply(if kind == Some(ErrorKind::Exhausted) { Supply::Exhausted } else { Supply::Open });
         since.elapsed()
     }
 
-    /// Ends the handing out. How many ids are lost.
-    pub(crate) fn seal(&self) -> u64 {
-        let ids = self.buffer.seal().iter().map(|block| block.len()).sum();
-        self.metrics.lost(self.name.as_str(), "shutdown", ids);
-        ids
+    /// Ends the handing out. What was not handed out, rising.
+    pub(crate) fn seal(&self) -> Vec<Block> {
+        self.buffer.seal()
     }
 }
 
@@ -355,7 +487,7 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         let ids: u64 = self.blocks.iter().map(|block| block.len()).sum();
         if ids > 0 {
-            self.sequence.metrics.lost(self.sequence.name.as_str(), "batch_timeout", ids);
+            self.sequence.shared.metrics.lost(&self.sequence.label, "batch_timeout", ids);
         }
     }
 }
@@ -369,7 +501,7 @@ struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     fn enter(sequence: &'a Sequence, wanted: u64) -> Option<Self> {
         let before = sequence.waiters.fetch_add(1, Ordering::Relaxed);
-        if before >= sequence.limits.waiters {
+        if before >= sequence.shared.limits.waiters {
             sequence.waiters.fetch_sub(1, Ordering::Relaxed);
             return None;
         }

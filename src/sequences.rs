@@ -1,21 +1,68 @@
-//! The sequences of a node, by name. So far there is one, `default`.
+//! The sequences of a node, by name.
+//!
+//! A look-up of a known name takes no lock and makes no copy of it. A name that is asked for the first time goes to the
+//! [`finder`], which asks the store; one that the store does not know is remembered for a moment, so that a flood of them
+//! does not reach the store.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::metrics::SequenceSample;
-use crate::sequence::Sequence;
-use crate::store::SequenceName;
+use crate::name::SequenceName;
+use crate::sequence::{Sequence, Shared};
 
-/// All sequences of this node.
+pub mod finder;
+use finder::Asked;
+
+/// How long a name that the store does not know is remembered: a sequence made by others shows after this.
+const UNKNOWN_FOR: Duration = Duration::from_secs(2);
+
+/// So many unknown names are remembered; past that all are forgotten.
+const MOST_UNKNOWN: usize = 10_000;
+
+/// Why there is no sequence to a name.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum FindError {
+    /// No sequence can have that name.
+    #[error("{0}")]
+    BadName(&'static str),
+    /// There is none.
+    #[error(
+        "there is no sequence {0}: make it with `seqsvr sequence create {0}`, or declare it in the configuration's sequences"
+    )]
+    Unknown(SequenceName),
+    /// The store could not be asked, or not in time.
+    #[error("whether there is a sequence {name} could not be found out: {why}")]
+    Unavailable {
+        /// The name.
+        name: SequenceName,
+        /// What was in the way.
+        why: String,
+    },
+}
+
+/// All sequences of this node that were asked for.
 #[derive(Debug)]
 pub struct Sequences {
+    by_name: papaya::HashMap<SequenceName, Arc<Sequence>>,
     default: Arc<Sequence>,
+    unknown: Mutex<HashMap<SequenceName, Instant>>,
+    asked: mpsc::Sender<Asked>,
+    shared: Arc<Shared>,
 }
 
 impl Sequences {
-    /// The sequences of a node that serves `default` alone.
-    pub fn new(default: Arc<Sequence>) -> Self {
-        Self { default }
+    /// The sequences of a node: `default`, and those that the finder at the other end of `asked` finds.
+    pub fn new(default: Arc<Sequence>, asked: mpsc::Sender<Asked>, shared: Arc<Shared>) -> Arc<Self> {
+        let by_name = papaya::HashMap::new();
+        by_name.pin().insert(default.name().clone(), default.clone());
+        Arc::new(Self { by_name, default, unknown: Mutex::default(), asked, shared })
     }
 
     /// The one that `/new` uses.
@@ -24,13 +71,68 @@ impl Sequences {
         &self.default
     }
 
-    /// The one with that name; `None` if there is none.
-    pub fn get(&self, name: &SequenceName) -> Option<&Arc<Sequence>> {
-        (self.default.name() == name).then_some(&self.default)
+    /// The one with that name, if it was found before.
+    #[inline]
+    fn known(&self, name: &str) -> Option<Arc<Sequence>> {
+        self.by_name.pin().get(name).cloned()
+    }
+
+    /// The one with that name. The first time the store is asked, for at most `limits.wait`.
+    pub async fn get(&self, name: &str) -> Result<Arc<Sequence>, FindError> {
+        match self.known(name) {
+            Some(sequence) => Ok(sequence),
+            None => self.find(name).await,
+        }
+    }
+
+    #[cold]
+    async fn find(&self, name: &str) -> Result<Arc<Sequence>, FindError> {
+        let name: SequenceName = name.parse().map_err(FindError::BadName)?;
+        if self.unknown().get(&name).is_some_and(|since| since.elapsed() < UNKNOWN_FOR) {
+            return Err(FindError::Unknown(name));
+        }
+        let unavailable = |why: String| FindError::Unavailable { name: name.clone(), why };
+        let (reply, found) = oneshot::channel();
+        match self.asked.try_send(Asked { name: name.clone(), reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return Err(unavailable("too many names are asked for at once (limits.waiters)".to_owned()));
+            }
+            Err(TrySendError::Closed(_)) => return Err(unavailable("this node is shutting down".to_owned())),
+        }
+        match timeout(self.shared.limits.time, found).await {
+            Ok(Ok(Ok(true))) => self.known(name.as_str()).ok_or(FindError::Unknown(name)),
+            Ok(Ok(Ok(false))) => Err(FindError::Unknown(name)),
+            Ok(Ok(Err(why))) => Err(unavailable(why)),
+            Ok(Err(_)) => Err(unavailable("this node is shutting down".to_owned())),
+            Err(_) => {
+                Err(unavailable(format!("the store did not answer within {} ms", self.shared.limits.time.as_millis())))
+            }
+        }
+    }
+
+    fn unknown(&self) -> std::sync::MutexGuard<'_, HashMap<SequenceName, Instant>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember_unknown(&self, name: SequenceName) {
+        let mut unknown = self.unknown();
+        if unknown.len() >= MOST_UNKNOWN {
+            unknown.clear();
+        }
+        unknown.insert(name, Instant::now());
+    }
+
+    /// All that were asked for, `default` among them.
+    pub fn all(&self) -> Vec<Arc<Sequence>> {
+        self.by_name.pin().values().cloned().collect()
     }
 
     /// What a scrape finds.
     pub fn samples(&self) -> Vec<SequenceSample> {
-        vec![self.default.sample()]
+        self.by_name.pin().values().map(|sequence| sequence.sample()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

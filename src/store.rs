@@ -2,67 +2,25 @@
 //!
 //! A store never sees a request, and no one but [`guard::Guard`] calls one.
 
-use std::fmt;
 use std::num::NonZeroU64;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::config::{Config, Store};
+use crate::config::{Config, DEFAULT_MAX_ID, NewSequence, Step, Store};
+use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
 
+mod counter;
 pub mod guard;
 mod mysql;
 mod sqlite;
 
-/// The sequence that `/new` uses.
-pub const DEFAULT_SEQUENCE: &str = "default";
-
 /// The most blocks that one lease returns, so that *ready* (`buffer::MAX_READY`) has room for them when it is at most
 /// half full.
 pub const MAX_BLOCKS_PER_LEASE: usize = crate::buffer::MAX_READY / 2;
-
-/// The largest id of a sequence where nothing else is set: 2^53 - 1, the last whole number that a JSON reader with
-/// floating point numbers (JavaScript's) tells from its neighbours.
-pub const DEFAULT_MAX_ID: u64 = (1 << 53) - 1;
-
-/// The name of a sequence: 1 to 128 of `A-Z a-z 0-9 . _ : -`, case-sensitive.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SequenceName(Arc<str>);
-
-impl SequenceName {
-    /// The name as a text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Default for SequenceName {
-    fn default() -> Self {
-        Self(DEFAULT_SEQUENCE.into())
-    }
-}
-
-impl FromStr for SequenceName {
-    type Err = &'static str;
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._:-".contains(&c);
-        if (1..=128).contains(&name.len()) && name.bytes().all(allowed) {
-            Ok(Self(name.into()))
-        } else {
-            Err("a sequence's name has 1 to 128 characters out of A-Z a-z 0-9 . _ : -")
-        }
-    }
-}
-
-impl fmt::Display for SequenceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Why a lease gave nothing: the kind is for who must decide what to do, the text for people.
 #[derive(Debug, Error)]
@@ -89,6 +47,10 @@ pub enum ErrorKind {
     Unsafe,
     /// The sequence has no more ids.
     Exhausted,
+    /// The terms are not those of the store any more: the sequence was deleted, advanced or moved. Find it again.
+    Stale,
+    /// What the command line asked for can't be done: there is no such sequence, or there is one already.
+    Refused,
 }
 
 impl StoreError {
@@ -106,8 +68,53 @@ impl ErrorKind {
             Self::Misconfigured => "misconfigured",
             Self::Unsafe => "regressed",
             Self::Exhausted => "exhausted",
+            Self::Stale => "stale",
+            Self::Refused => "refused",
         }
     }
+}
+
+/// What a node must know of a sequence to lease from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The smallest block, in ids.
+    pub step: Step,
+    /// The largest id (inclusive).
+    pub max_id: u64,
+    /// Blocks of an earlier incarnation are not handed out any more: it counts up when a sequence is advanced, and
+    /// when a deleted one is created again. 0 where the store has not been asked yet, and in the ticket layout.
+    pub incarnation: u32,
+}
+
+impl Terms {
+    /// Of a sequence that the store was not asked for yet.
+    pub fn unknown(step: Step) -> Self {
+        Self { step, max_id: DEFAULT_MAX_ID, incarnation: 0 }
+    }
+}
+
+/// A sequence as the store has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Its name.
+    pub name: SequenceName,
+    /// What a lease needs.
+    pub terms: Terms,
+    /// The first id that no lease covered when it was read; `None` in the ticket layout, which can't tell.
+    pub next_id: Option<u64>,
+    /// It was deleted: its counter is kept, so that one created again with its name goes on from there.
+    pub is_deleted: bool,
+    /// For people.
+    pub description: String,
+}
+
+/// What a lease gave.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    /// One block, or several where the store can't give them in one piece.
+    pub blocks: Vec<Block>,
+    /// How much of the ids that the sequence can ever have is leased, 0 to 1.
+    pub capacity_used: f64,
 }
 
 /// Sets blocks aside, durably, each at most once in the life of the store.
@@ -119,20 +126,34 @@ pub trait BlockStore: Send + Sync {
     /// future leaves at most a gap.
     ///
     /// A counter below the mark went back: [`ErrorKind::Unsafe`], again and again, until a person has set it right. It
-    /// must not creep up to the mark by leasing, for what lies between may be in the hands of other nodes.
-    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError>;
+    /// must not creep up to the mark by leasing, for what lies between may be in the hands of other nodes. Other terms
+    /// than the store's: [`ErrorKind::Stale`], and nothing is leased.
+    async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError>;
 
     /// Does what may wait until the blocks of a lease are handed out, such as removing the traces of older leases. What
     /// fails is left for the next time.
-    async fn tidy(&self) {}
+    async fn tidy(&self, _sequence: &SequenceName) {}
 
-    /// The most ids of `sequence` that should be held at once; `u64::MAX` where the store does not mind.
-    fn most_held(&self) -> u64 {
-        u64::MAX
+    /// Whether [`give_back`](Self::give_back) can do anything for `sequence`.
+    fn takes_back(&self, _sequence: &SequenceName) -> bool {
+        true
     }
 
-    /// How much of the ids that the sequence can ever have is leased, 0 to 1, as the last lease found it.
-    fn capacity_used(&self) -> f64;
+    /// Takes `tail`, which the node will not hand out, back, if nobody leased behind it since; says whether it did. To be
+    /// called once for a tail, and never again, whatever comes of it: a lost reply may have been a yes. The node's
+    /// high-water mark must be at `tail`'s start already.
+    async fn give_back(&self, sequence: &SequenceName, terms: Terms, tail: Block) -> Result<bool, StoreError>;
+
+    /// Those of `names` (at most [`MOST_NAMES`]) that there are, deleted ones among them.
+    async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError>;
+
+    /// A number that changes whenever the definition of a sequence does.
+    async fn revision(&self) -> Result<u64, StoreError>;
+
+    /// The most ids of `sequence` that should be held at once; `u64::MAX` where the store does not mind.
+    fn most_held(&self, _sequence: &SequenceName, _terms: Terms) -> u64 {
+        u64::MAX
+    }
 
     /// What it is and where, for people: `MySQL at tcp(localhost:3306), database sequence`.
     fn describe(&self) -> String;
@@ -141,25 +162,53 @@ pub trait BlockStore: Send + Sync {
     async fn close(&self);
 }
 
-/// The store that the configuration selects; nothing is opened yet.
-pub fn select(config: &Config, node: Arc<Node>) -> Arc<dyn BlockStore> {
-    match &config.store {
-        Store::Embedded => Arc::new(sqlite::Sqlite::new(&config.data_dir, config.step, node)),
-        Store::MySql(mysql) => Arc::new(mysql::ticket::Tickets::new(mysql, config.step, node)),
-    }
+/// What is to be changed; `None` leaves it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The smallest block, in ids.
+    pub step: Option<Step>,
+    /// The largest id (inclusive). Not below what is leased already.
+    pub max_id: Option<u64>,
+    /// For people.
+    pub description: Option<String>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What people do to the sequences of a store. Every change counts [`BlockStore::revision`] up, which is how running
+/// nodes learn of it. Who asks for what is not possible gets [`ErrorKind::Refused`].
+#[async_trait]
+pub trait Catalog: BlockStore {
+    /// The sequences whose names come after `after`, in the order of their names, at most `most`; the deleted ones too.
+    async fn list(&self, after: Option<&SequenceName>, most: u32) -> Result<Vec<Definition>, StoreError>;
 
-    #[test]
-    fn names_are_checked() {
-        for good in ["default", "a", "Orders.eu-1:x_2", &"x".repeat(128)] {
-            assert_eq!(good.parse::<SequenceName>().unwrap().as_str(), good);
-        }
-        for bad in ["", "a b", "a/b", "é", "a\0", &"x".repeat(129)] {
-            assert!(bad.parse::<SequenceName>().is_err(), "{bad}");
+    /// Makes a sequence; refused where there is one of that name. A deleted one is created again: it goes on from where
+    /// it was, or from `first_id` if that is later.
+    async fn create(&self, new: &NewSequence) -> Result<(), StoreError>;
+
+    /// Changes a sequence; refused where there is none.
+    async fn alter(&self, name: &SequenceName, change: &Change) -> Result<(), StoreError>;
+
+    /// Moves the counter forward to `next_id`, never back; what nodes hold from before is dropped. Also declares the
+    /// counter safe on the server that it is on now, as [`ErrorKind::Unsafe`] asks for. Says whether it moved.
+    async fn advance(&self, name: &SequenceName, next_id: u64) -> Result<bool, StoreError>;
+
+    /// Deletes a sequence; refused where there is none, and for `default`.
+    async fn delete(&self, name: &SequenceName) -> Result<(), StoreError>;
+
+    /// Moves `default` from the ticket to the counter layout; what it has to tell a person about that.
+    async fn move_default(&self) -> Result<String, StoreError>;
+}
+
+/// The most names of one [`BlockStore::find`].
+pub const MOST_NAMES: usize = 500;
+
+/// The store that the configuration selects; nothing is opened yet.
+pub fn select(config: &Config, node: Arc<Node>) -> Arc<dyn Catalog> {
+    let default = config.default_sequence();
+    match &config.store {
+        Store::Embedded => Arc::new(sqlite::Sqlite::new(&config.data_dir, default, node)),
+        Store::MySql(mysql) => {
+            let is_declared = config.sequences.iter().any(|new| new.name.is_default());
+            Arc::new(mysql::MySql::new(mysql, config.step, default, is_declared, node))
         }
     }
 }

@@ -153,6 +153,22 @@ fn sealing_and_taking_share_the_ids_between_them() {
 }
 
 #[test]
+fn clearing_and_taking_share_the_ids_between_them_and_it_goes_on() {
+    model(Some(3), || {
+        let buffer = buffer(&[(10, 12), (20, 21)]);
+        let other = buffer.clone();
+        let thread = thread::spawn(move || take(&other, 3, 1));
+        let dropped = buffer.clear();
+        buffer.append(block(30, 32)).unwrap();
+        let mut ids = thread.join().unwrap();
+        ids.extend(take(&buffer, 9, 1));
+        assert_eq!(buffer.snapshot().handed_out, ids.len() as u64);
+        ids.extend(dropped.iter().flat_map(|block| block.start()..block.end()));
+        assert_each_once(ids, [10, 11, 20, 30, 31]);
+    });
+}
+
+#[test]
 fn one_of_two_sealers_gets_the_tail() {
     model(None, || {
         let buffer = buffer(&[(10, 12)]);
@@ -197,7 +213,8 @@ fn an_append_wakes_all_who_wait() {
 fn a_seal_or_an_exhausted_store_ends_the_waiting() {
     for (end, expected) in [
         ((|buffer| drop(buffer.seal())) as fn(&Buffer), Dry::Sealed),
-        ((|buffer| buffer.set_exhausted(true)) as fn(&Buffer), Dry::Exhausted),
+        ((|buffer| buffer.set_supply(Supply::Exhausted)) as fn(&Buffer), Dry::Exhausted),
+        ((|buffer| buffer.set_supply(Supply::Gone)) as fn(&Buffer), Dry::Gone),
     ] {
         model(None, move || {
             let buffer = buffer(&[]);

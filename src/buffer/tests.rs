@@ -21,6 +21,7 @@ enum Step {
     Append(u64, u64),
     AppendBehind,
     Exhaust(bool),
+    Clear,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -30,6 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0..3u64, 1..7u64).prop_map(|(gap, len)| Step::Append(gap, len)),
         1 => Just(Step::AppendBehind),
         1 => any::<bool>().prop_map(Step::Exhaust),
+        1 => Just(Step::Clear),
     ];
     proptest::collection::vec(step, 1..300)
 }
@@ -81,8 +83,13 @@ proptest! {
                 }
                 Step::AppendBehind => {}
                 Step::Exhaust(is_exhausted) => {
-                    buffer.set_exhausted(is_exhausted);
+                    buffer.set_supply(if is_exhausted { Supply::Exhausted } else { Supply::Open });
                     exhausted = is_exhausted;
+                }
+                Step::Clear => {
+                    let dropped: Vec<u64> =
+                        buffer.clear().iter().flat_map(|block| block.start()..block.end()).collect();
+                    prop_assert_eq!(dropped, queue.drain(..).collect::<Vec<_>>());
                 }
             }
             let seen = buffer.snapshot();
@@ -181,7 +188,7 @@ fn stress_of_waiting_takers() {
                 tokio::task::yield_now().await;
             }
         }
-        buffer.set_exhausted(true);
+        buffer.set_supply(Supply::Exhausted);
         let mut all = Vec::new();
         for taker in takers {
             all.extend(taker.await.unwrap());

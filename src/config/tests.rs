@@ -56,6 +56,15 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
         ("mysql: {user: u, host: 'unix(x)', database: d}", "mysql.host: the path must be absolute"),
         ("mysql: {user: u, database: d}", "missing field `host`"),
         ("mysql: {user: u, host: h, database: d, password: 123}", "mysql.password: put the value in quotes"),
+        ("store: embedded\nsequences: {'a b': {}}", "a sequence's name has 1 to 128 characters"),
+        ("store: embedded\nsequences: {a: {stepp: 1}}", "unknown field `stepp`"),
+        ("store: embedded\nsequences: {a: {step: 0}}", "0 is not allowed"),
+        ("store: embedded\nsequences: {a: {max_id: 9223372036854775807}}", "from 1 to 9223372036854775806"),
+        (
+            "store: embedded\nsequences: {a: {first_id: 9, max_id: 8}}",
+            "sequences.a: the first id 9 is above the largest",
+        ),
+        ("store: embedded\nsequences: [a]", "sequences: invalid type: sequence, expected a map"),
         ("store: [", "line 1"),
         ("mysql: 'root:hunter2@tcp(h:1)/d'", "write a section with the keys user, password"),
         ("mysql: {user: u, host: h, database: ''}", "mysql.database: it is empty"),
@@ -159,4 +168,24 @@ fn without_a_file_the_embedded_store_must_be_asked_for() {
     assert_eq!(Config::load(&sources).unwrap().store, Store::Embedded);
     let missing = Sources { file: Some("no-such.yml".into()), ..Sources::default() };
     assert!(Config::load(&missing).unwrap_err().to_string().starts_with("no-such.yml: there is no such file"));
+}
+
+#[test]
+fn sequences_are_declared_with_their_own_or_the_common_values() {
+    let text = "step: 7\nstore: embedded\nsequences:\n  users:\n  orders: {step: 1000, first_id: 5, description: 'o'}\n  \
+                default: {}\n";
+    let config = load(text, &[("SEQSVR_SEQUENCES__USERS__STEP", "3")]).unwrap();
+    let found: Vec<_> = config
+        .sequences
+        .iter()
+        .map(|new| (new.name.as_str(), new.step.get(), new.first_id, &*new.description))
+        .collect();
+    assert_eq!(found, [("default", 7, 8, ""), ("orders", 1_000, 5, "o"), ("users", 3, 1, "")]);
+    assert_eq!(config.default_sequence().first_id, 8);
+    let long = format!("store: embedded\nsequences: {{a: {{description: '{}'}}}}", "x".repeat(256));
+    assert!(load(&long, &[]).unwrap_err().contains("at most 255"));
+    let many: Vec<String> = (0..=MOST_DECLARED).map(|n| format!("  s{n}: {{}}")).collect();
+    assert!(
+        load(&format!("store: embedded\nsequences:\n{}", many.join("\n")), &[]).unwrap_err().contains("1001 are more")
+    );
 }

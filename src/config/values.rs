@@ -220,6 +220,11 @@ impl<const MIN: u64, const MAX: u64> Number<MIN, MAX> {
         Self(number)
     }
 
+    /// `number`, where it lies within the bounds.
+    pub const fn new(number: u64) -> Option<Self> {
+        if MIN <= number && number <= MAX { Some(Self(number)) } else { None }
+    }
+
     /// The number.
     pub const fn get(self) -> u64 {
         self.0

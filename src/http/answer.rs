@@ -11,6 +11,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use crate::config::Limits;
 use crate::segment::Block;
 use crate::sequence::TakeError;
+use crate::sequences::FindError;
 
 /// What a request wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,19 @@ impl From<TakeError> for Refusal {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             TakeError::TooMany { .. } => StatusCode::BAD_REQUEST,
+            TakeError::Gone(_) => StatusCode::NOT_FOUND,
             TakeError::Exhausted(_) => StatusCode::INSUFFICIENT_STORAGE,
+        };
+        Self { status, what: error.to_string() }
+    }
+}
+
+impl From<FindError> for Refusal {
+    fn from(error: FindError) -> Self {
+        let status = match error {
+            FindError::BadName(_) => StatusCode::BAD_REQUEST,
+            FindError::Unknown(_) => StatusCode::NOT_FOUND,
+            FindError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self { status, what: error.to_string() }
     }

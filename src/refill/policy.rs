@@ -19,48 +19,87 @@ pub struct Facts {
     pub rate: f64,
     /// Ids that waiting requests still want.
     pub wanted: u64,
+    /// Whether the last lease failed.
+    pub is_failing: bool,
+    /// The least that is leased, in ids.
+    pub step: u64,
+    /// The most that the store lets be held, in ids.
+    pub most_held: u64,
 }
 
 /// How much is held ready, and leased at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// The least that is leased, in ids.
-    pub step: u64,
-    /// The most that is leased at once, in ids.
+    /// The most that is leased at once and held, in ids.
     pub max_block: u64,
-    /// The most that is held, in ids: the smaller of `max_block` and what the store allows.
-    pub max_held: u64,
     /// How long what is held should last.
     pub runway: Duration,
 }
 
 impl Policy {
-    /// How many ids to hold at `rate`: what lasts for the runway; a step when idle.
-    pub fn target(&self, rate: f64) -> u64 {
+    /// The most ids of a sequence that are held, where the store allows `most_held`; at least a step.
+    pub fn max_held(&self, step: u64, most_held: u64) -> u64 {
+        self.max_block.min(most_held).max(step)
+    }
+
+    /// How many ids to hold: what lasts for the runway at the rate of now, and for an eighth more, in which leasing may come
+    /// back after it; a step when idle.
+    pub fn target(&self, facts: &Facts) -> u64 {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates, and is clamped
-        let needed = (rate * self.runway.as_secs_f64()) as u64;
-        needed.clamp(self.step, self.max_held.max(self.step))
+        let needed = (facts.rate * self.runway.as_secs_f64() * 1.125) as u64;
+        needed.clamp(facts.step, self.max_held(facts.step, facts.most_held))
+    }
+
+    /// Whether so much goes out that looking once in a while is called for: more than a step in a runway.
+    pub fn is_busy(&self, facts: &Facts) -> bool {
+        self.target(facts) > facts.step
+    }
+
+    /// Whether what is held lasts for less than half of the runway.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn is_short(&self, facts: &Facts) -> bool {
+        self.is_busy(facts) && (facts.held as f64) < facts.rate * self.runway.as_secs_f64() / 2.0
     }
 
     /// How many ids to lease now; `None` for nothing.
     ///
-    /// Three things ask: requests that wait for more than is held; a current segment past its threshold mark with nothing behind it; and,
-    /// on a busy sequence, less than the target in memory. The last one asks for an eighth more than the target, so
-    /// that it does not ask again at the next id.
+    /// Four things ask: requests that wait for more than is held; a current segment past its threshold mark with nothing
+    /// behind it; on a busy sequence, less than the target in memory; and a lease that failed, so that it shows when
+    /// leasing works again. A busy sequence asks for an eighth more than the target, and at least a step, so that it does
+    /// not ask again at the next id.
     pub fn want(&self, facts: &Facts) -> Option<NonZeroU64> {
-        let target = self.target(facts.rate);
+        let target = self.target(facts);
         let has_room = facts.ready_blocks + MAX_BLOCKS_PER_LEASE <= MAX_READY;
         let is_second_due = facts.is_past_mark && facts.ready_blocks == 0;
-        let is_runway_short = target > self.step && facts.held < target;
+        let is_runway_short = self.is_busy(facts) && facts.held < target;
         // What waits is woken by an append, but may not have run yet: then it is held, and still wanted.
         let is_too_little = facts.wanted > facts.held;
-        if !has_room || !(is_too_little || is_second_due || is_runway_short) {
+        if !has_room || !(is_too_little || is_second_due || is_runway_short || facts.is_failing) {
             return None;
         }
-        let reserve = if is_runway_short { target / 8 } else { 0 };
-        let short = target.saturating_add(reserve).saturating_add(facts.wanted).saturating_sub(facts.held);
-        NonZeroU64::new(short.clamp(self.step, self.max_block.max(self.step)))
+        let reserve = if is_runway_short { (target / 8).max(facts.step) } else { 0 };
+        // A few are served out of the target; many come on top of it.
+        let wanted = if facts.wanted > target / 2 { facts.wanted } else { 0 };
+        let short = target.saturating_add(reserve).saturating_add(wanted).saturating_sub(facts.held);
+        NonZeroU64::new(short.clamp(facts.step, self.max_block.max(facts.step)))
     }
+}
+
+/// What the refill remembers of a sequence from one look to the next.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// How fast ids go out.
+    pub rate: Rate,
+    /// The pauses after failures.
+    pub backoff: Backoff,
+    /// The outcome of the failure that the last line of the log was about.
+    pub reported: Option<&'static str>,
+    /// Since when the runway is short, by the refill's clock.
+    pub short_since: Option<Duration>,
+    /// That was told.
+    pub is_short_told: bool,
+    /// The incarnation of what is held.
+    pub incarnation: u32,
 }
 
 /// A rate is measured over at least this long, so that it does not jump with every request ...
@@ -135,10 +174,18 @@ mod tests {
 
     use super::*;
 
-    const POLICY: Policy =
-        Policy { step: 100, max_block: 10_000_000, max_held: 10_000_000, runway: Duration::from_secs(60) };
+    const POLICY: Policy = Policy { max_block: 10_000_000, runway: Duration::from_secs(60) };
 
-    const IDLE: Facts = Facts { held: 100, ready_blocks: 0, is_past_mark: false, rate: 0.0, wanted: 0 };
+    const IDLE: Facts = Facts {
+        held: 100,
+        ready_blocks: 0,
+        is_past_mark: false,
+        rate: 0.0,
+        wanted: 0,
+        is_failing: false,
+        step: 100,
+        most_held: u64::MAX,
+    };
 
     fn want(facts: Facts) -> u64 {
         POLICY.want(&facts).map_or(0, NonZeroU64::get)
@@ -151,9 +198,14 @@ mod tests {
             ("idle, the mark not passed", IDLE, 0),
             ("idle, the mark passed", Facts { held: 50, is_past_mark: true, ..IDLE }, 100),
             ("idle, the second block is there", Facts { held: 150, ready_blocks: 1, is_past_mark: true, ..IDLE }, 0),
-            ("busy, short of the runway", Facts { held: 1_000, rate: 1_000.0, ..IDLE }, 60_000 + 7_500 - 1_000),
-            ("busy, the runway is there", Facts { held: 60_000, rate: 1_000.0, ..IDLE }, 0),
+            ("busy, short of the runway", Facts { held: 1_500, rate: 1_000.0, ..IDLE }, 67_500 + 8_437 - 1_500),
+            ("busy, the runway is there", Facts { held: 67_500, rate: 1_000.0, ..IDLE }, 0),
+            ("hardly busy: a step at least", Facts { held: 120, rate: 2.0, ..IDLE }, 115),
+            ("the store lets less be held", Facts { held: 0, rate: 1_000.0, most_held: 500, ..IDLE }, 600),
+            ("a failure that may have passed", Facts { is_failing: true, ..IDLE }, 100),
             ("so busy that max_block bounds it", Facts { held: 0, rate: 1e9, ..IDLE }, 10_000_000),
+            ("a request waits", Facts { held: 0, wanted: 1, ..IDLE }, 100),
+            ("many wait", Facts { held: 0, wanted: 64, ..IDLE }, 164),
             ("a batch waits", Facts { held: 0, wanted: 5_000, ..IDLE }, 5_100),
             ("a batch is woken and has not run yet", Facts { held: 5_100, wanted: 5_000, ..IDLE }, 0),
             ("a batch larger than max_block waits", Facts { held: 0, wanted: 1 << 40, ..IDLE }, 10_000_000),
@@ -165,8 +217,18 @@ mod tests {
 
     #[test]
     fn a_step_above_max_block_is_still_a_step() {
-        let policy = Policy { step: 500, max_block: 100, max_held: 100, ..POLICY };
-        assert_eq!(policy.want(&Facts { held: 0, is_past_mark: true, ..IDLE }).map(NonZeroU64::get), Some(500));
+        let policy = Policy { max_block: 100, ..POLICY };
+        let facts = Facts { held: 0, is_past_mark: true, step: 500, ..IDLE };
+        assert_eq!(policy.want(&facts).map(NonZeroU64::get), Some(500));
+        assert_eq!(policy.max_held(500, 7), 500);
+    }
+
+    #[test]
+    fn a_runway_is_short_below_half_of_it() {
+        let facts = Facts { rate: 1_000.0, ..IDLE };
+        assert!(POLICY.is_short(&Facts { held: 29_999, ..facts }));
+        assert!(!POLICY.is_short(&Facts { held: 30_000, ..facts }));
+        assert!(!POLICY.is_short(&Facts { held: 0, ..IDLE }), "nobody asks");
     }
 
     proptest! {
@@ -176,9 +238,9 @@ mod tests {
         fn what_is_leased_is_enough(
             held in 0..20_000_000u64, rate in 0.0..1e9f64, is_past_mark: bool, ready_blocks in 0..=MAX_READY,
         ) {
-            let facts = Facts { held, ready_blocks, is_past_mark, rate, wanted: 0 };
+            let facts = Facts { held, ready_blocks, is_past_mark, rate, ..IDLE };
             if let Some(want) = POLICY.want(&facts) {
-                prop_assert!((POLICY.step..=POLICY.max_block).contains(&want.get()));
+                prop_assert!((IDLE.step..=POLICY.max_block).contains(&want.get()));
                 let after = Facts { held: held + want.get(), ready_blocks: ready_blocks + 1, ..facts };
                 prop_assert_eq!(POLICY.want(&after), None);
             }

@@ -6,15 +6,20 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use super::*;
+use crate::config::Step;
+use crate::name::SequenceName;
 use crate::node::Node;
-use crate::sequence::TakeLimits;
-use crate::store::{BlockStore, SequenceName};
+use crate::segment::Block;
+use crate::sequence::{Shared, WaitLimits};
+use crate::store::{BlockStore, Definition, Terms};
 
 /// Leases from 101 on; before that does what it was told, one entry a lease.
 struct Scripted {
     script: Mutex<VecDeque<Act>>,
     next: Mutex<u64>,
     leases: Mutex<Vec<(Instant, u64)>>,
+    /// What it says of every sequence; `None` for one that was deleted.
+    terms: Mutex<Option<Terms>>,
 }
 
 #[derive(Clone, Copy)]
@@ -27,7 +32,10 @@ enum Act {
 
 #[async_trait]
 impl BlockStore for Scripted {
-    async fn lease(&self, _: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
+    async fn lease(&self, _: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
+        if *self.terms.lock().unwrap() != Some(terms) {
+            return Err(StoreError::new(ErrorKind::Stale, "as scripted"));
+        }
         self.leases.lock().unwrap().push((Instant::now(), want.get()));
         let act = self.script.lock().unwrap().pop_front();
         match act {
@@ -40,16 +48,32 @@ impl BlockStore for Scripted {
         let mut next = self.next.lock().unwrap();
         let start = *next;
         *next += want.get();
-        Ok(vec![Block::new(start, *next).unwrap()])
+        Ok(Leased { blocks: vec![Block::new(start, *next).unwrap()], capacity_used: 0.0 })
     }
-    fn capacity_used(&self) -> f64 {
-        0.0
+    async fn give_back(&self, _: &SequenceName, _: Terms, _: Block) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+    async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
+        let terms = *self.terms.lock().unwrap();
+        let definition = |name: &SequenceName| Definition {
+            name: name.clone(),
+            terms: terms.unwrap_or(TERMS),
+            next_id: None,
+            is_deleted: terms.is_none(),
+            description: String::new(),
+        };
+        Ok(names.iter().map(definition).collect())
+    }
+    async fn revision(&self) -> Result<u64, StoreError> {
+        Ok(1)
     }
     fn describe(&self) -> String {
         "a script".into()
     }
     async fn close(&self) {}
 }
+
+const TERMS: Terms = Terms { step: Step::of(100), max_id: 1 << 53, incarnation: 1 };
 
 struct Rig {
     sequence: Arc<Sequence>,
@@ -61,22 +85,22 @@ struct Rig {
 
 fn rig(script: impl IntoIterator<Item = Act>) -> Rig {
     let metrics = Arc::new(Metrics::new());
-    let limits = TakeLimits { ids: 1_000_000, time: Duration::from_millis(500), waiters: 100 };
-    let sequence = Arc::new(Sequence::new(SequenceName::default(), 0.5, limits, 0, metrics.clone()));
+    let policy = Policy { max_block: 1_000_000, runway: Duration::from_secs(60) };
+    let (due, queue) = mpsc::unbounded_channel();
+    let limits = WaitLimits { time: Duration::from_millis(500), waiters: 100 };
+    let shared = Shared { threshold: 0.5, policy, limits, metrics: metrics.clone(), due };
+    let sequence = Sequence::new(SequenceName::default(), TERMS, 1_000_000, 0, Arc::new(shared));
     let store = Arc::new(Scripted {
         script: Mutex::new(script.into_iter().collect()),
         next: Mutex::new(101),
         leases: Mutex::default(),
+        terms: Mutex::new(Some(TERMS)),
     });
-    let refill = Refill {
-        sequence: sequence.clone(),
-        store: Arc::new(Guard::new(store.clone(), Arc::new(Node::forgetful()))),
-        policy: Policy { step: 100, max_block: 1_000_000, max_held: 1_000_000, runway: Duration::from_secs(60) },
-        metrics: metrics.clone(),
-    };
+    let guard = Arc::new(Guard::new(store.clone(), Arc::new(Node::forgetful())));
     let (reporter, progress) = watch::channel(Progress::Starting);
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(refill.run(reporter, stopped));
+    tokio::spawn(Refill::new(guard, policy, metrics.clone(), reporter).run(queue, stopped));
+    sequence.wake_refill();
     Rig { sequence, store, metrics, progress, _stop: stop }
 }
 
@@ -117,7 +141,7 @@ async fn a_busy_sequence_gets_its_runway_in_few_leases() {
         sleep(Duration::from_millis(1)).await;
     }
     let held = rig.sequence.snapshot().held();
-    assert!((50_000..80_000).contains(&held), "1000 ids a second, a minute of them: {held}");
+    assert!((60_000..80_000).contains(&held), "1000 ids a second, a minute of them: {held}");
     assert!(rig.leases() < 60, "{} leases in 20 s", rig.leases());
 }
 
@@ -179,4 +203,42 @@ async fn a_waiting_batch_gets_a_lease_of_its_size() {
     let blocks = rig.sequence.take(5_000).await.unwrap();
     assert_eq!(blocks.iter().map(|block| block.len()).sum::<u64>(), 5_000);
     assert!(rig.leases() <= 3, "{:?}", rig.store.leases.lock().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_sequence_has_no_task_and_gets_one_when_it_is_needed() {
+    let rig = rig([]);
+    sleep(Duration::from_secs(1)).await;
+    assert!(rig.sequence.tend_again(), "nobody tends it");
+    rig.sequence.leave();
+    let blocks = rig.sequence.take(400).await.unwrap();
+    assert_eq!(blocks.iter().map(|block| block.len()).sum::<u64>(), 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_advanced_sequence_drops_what_it_holds_and_goes_on() {
+    let rig = rig([]);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.sequence.next().await, Ok(101));
+    let terms = Terms { incarnation: 2, ..TERMS };
+    *rig.store.terms.lock().unwrap() = Some(terms);
+    *rig.store.next.lock().unwrap() = 5_001;
+    rig.sequence.announce(Some(terms));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.sequence.next().await, Ok(5_001));
+    let text = String::from_utf8(rig.metrics.render(&[], true)).unwrap();
+    assert!(text.contains("seqsvr_ids_lost_total{reason=\"advanced\",sequence=\"default\"} 99\n"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_finds_the_sequence_changed_looks_it_up() {
+    let rig = rig([]);
+    sleep(Duration::from_secs(1)).await;
+    *rig.store.terms.lock().unwrap() = None;
+    let refused = rig.sequence.take(5_000).await;
+    assert_eq!(refused, Err(crate::sequence::TakeError::Gone(SequenceName::default())));
+    *rig.store.terms.lock().unwrap() = Some(Terms { incarnation: 2, ..TERMS });
+    rig.sequence.announce(Some(Terms { incarnation: 2, ..TERMS }));
+    sleep(Duration::from_millis(1)).await;
+    assert!(rig.sequence.next().await.is_ok());
 }

@@ -3,10 +3,22 @@
 
 use super::*;
 
-const LIMITS: TakeLimits = TakeLimits { ids: 1_000, time: Duration::from_millis(500), waiters: 2 };
+use crate::config::Step;
+use crate::refill::policy::Policy;
+
+const LIMITS: WaitLimits = WaitLimits { time: Duration::from_millis(500), waiters: 2 };
+
+/// The sequence, and what it asks the refill for.
+fn sequence_and_queue() -> (Arc<Sequence>, mpsc::UnboundedReceiver<Arc<Sequence>>) {
+    let (due, queue) = mpsc::unbounded_channel();
+    let policy = Policy { max_block: 1_000, runway: Duration::from_secs(60) };
+    let shared = Shared { threshold: 0.5, policy, limits: LIMITS, metrics: Arc::new(Metrics::new()), due };
+    let terms = Terms::unknown(Step::of(100));
+    (Sequence::new(SequenceName::default(), terms, 1_000, 0, Arc::new(shared)), queue)
+}
 
 fn sequence() -> Arc<Sequence> {
-    Arc::new(Sequence::new(SequenceName::default(), 0.5, LIMITS, 0, Arc::new(Metrics::new())))
+    sequence_and_queue().0
 }
 
 fn block(start: u64, end: u64) -> Block {
@@ -14,7 +26,7 @@ fn block(start: u64, end: u64) -> Block {
 }
 
 fn lost(sequence: &Sequence) -> String {
-    let text = String::from_utf8(sequence.metrics.render(&[], true)).unwrap();
+    let text = String::from_utf8(sequence.shared.metrics.render(&[], true)).unwrap();
     let line = text.lines().find(|line| line.contains("reason=\"batch_timeout\"")).unwrap();
     line.rsplit(' ').next().unwrap().to_owned()
 }
@@ -97,7 +109,7 @@ async fn exhausted_and_draining_are_said_at_once() {
     assert_eq!(sequence.next().await, Err(TakeError::Exhausted("used up".into())));
     sequence.append(&[block(10, 13)]);
     assert_eq!(sequence.next().await, Ok(10), "the column was widened");
-    assert_eq!(sequence.seal(), 2);
+    assert_eq!(sequence.seal(), [block(11, 13)]);
     assert_eq!(sequence.next().await, Err(TakeError::Draining));
 }
 
@@ -118,4 +130,74 @@ fn the_runway_is_none_without_ids_whatever_the_rate() {
     sequence.set_rate(10.0);
     assert_eq!(sequence.sample().runway_seconds, 10.0);
     assert_eq!(sequence.sample().high_water_mark, 101);
+}
+
+#[test]
+fn a_sequence_is_in_the_queue_once_until_it_is_left() {
+    let (sequence, mut queue) = sequence_and_queue();
+    sequence.wake_refill();
+    sequence.wake_refill();
+    assert!(queue.try_recv().is_ok() && queue.try_recv().is_err());
+    sequence.leave();
+    sequence.wake_refill();
+    assert!(queue.try_recv().is_ok());
+    assert!(!sequence.tend_again(), "it is in the queue");
+    sequence.leave();
+    assert!(sequence.tend_again());
+}
+
+/// One thread makes work and wakes, the other does it as the refill's task would: all is done, whatever the order.
+#[test]
+fn no_wake_up_is_lost_when_the_task_leaves() {
+    const ALL: u64 = 50_000;
+    let (sequence, mut queue) = sequence_and_queue();
+    let (made, done) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
+    let maker = std::thread::spawn({
+        let (sequence, made) = (sequence.clone(), made.clone());
+        move || {
+            for _ in 0..ALL {
+                // As weak as the cursor's add.
+                made.fetch_add(1, Ordering::Relaxed);
+                sequence.wake_refill();
+            }
+        }
+    });
+    let until = Instant::now() + Duration::from_secs(60);
+    while done.load(Ordering::Relaxed) < ALL {
+        assert!(Instant::now() < until, "stuck at {done:?}");
+        let Ok(tended) = queue.try_recv() else {
+            std::thread::yield_now();
+            continue;
+        };
+        loop {
+            done.store(made.load(Ordering::Relaxed), Ordering::Relaxed);
+            tended.leave();
+            if made.load(Ordering::Relaxed) == done.load(Ordering::Relaxed) || !tended.tend_again() {
+                break;
+            }
+        }
+    }
+    maker.join().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_sequence_says_so_and_a_new_one_goes_on() {
+    let (sequence, mut queue) = sequence_and_queue();
+    sequence.append(&[block(10, 20)]);
+    assert_eq!(sequence.next().await, Ok(10));
+    sequence.announce(None);
+    assert!(queue.try_recv().is_ok(), "the refill is told");
+    assert_eq!(sequence.news().map(|(_, is_deleted)| is_deleted), Some(true));
+    sequence.drop_held("deleted");
+    sequence.set_supply(Supply::Gone);
+    assert_eq!(sequence.next().await, Err(TakeError::Gone(SequenceName::default())));
+    assert_eq!(sequence.snapshot().handed_out, 1, "what was dropped was not handed out");
+    let terms = Terms { incarnation: 2, ..sequence.terms() };
+    sequence.announce(Some(terms));
+    assert_eq!(sequence.news(), Some((terms, false)));
+    assert_eq!(sequence.news(), None);
+    sequence.announce(Some(terms));
+    assert!(!sequence.has_news(), "nothing new");
+    sequence.append(&[block(20, 30)]);
+    assert_eq!(sequence.next().await, Ok(20));
 }

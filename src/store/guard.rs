@@ -7,7 +7,8 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use super::{BlockStore, ErrorKind, MAX_BLOCKS_PER_LEASE, SequenceName, StoreError};
+use super::{BlockStore, ErrorKind, Leased, MAX_BLOCKS_PER_LEASE, StoreError, Terms};
+use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
 
@@ -24,11 +25,11 @@ impl Guard {
     }
 
     /// As [`BlockStore::lease`]; the blocks lie past everything that this node ever leased of the sequence.
-    pub async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
-        let blocks = self.store.lease(sequence, want).await?;
+    pub async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
+        let leased = self.store.lease(sequence, terms, want).await?;
         // Read now: opening another store, where that is allowed, forgets the marks of the old one.
         let mark = self.node.high_water_mark(sequence.as_str());
-        let end = check(&blocks, mark).map_err(|what| {
+        let end = check(&leased.blocks, mark).map_err(|what| {
             StoreError::new(
                 ErrorKind::Unsafe,
                 format!(
@@ -40,7 +41,7 @@ impl Guard {
             )
         })?;
         self.node.raise_high_water_mark(sequence.as_str(), end);
-        Ok(blocks)
+        Ok(leased)
     }
 
     /// The store, for all that is not a lease.

@@ -6,20 +6,35 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use mysql_async::prelude::{FromRow, Queryable};
-use mysql_async::{Conn, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts};
+use mysql_async::{Conn, OptsBuilder, Params, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts};
 use tokio::time::timeout;
 
-use super::{ErrorKind, StoreError};
-use crate::config::{DatabaseHost, MySql, SslMode};
+use super::counter::Edit;
+use super::{BlockStore, Catalog, Change, Definition, ErrorKind, Leased, StoreError, Terms};
+use crate::config::{self, DatabaseHost, NewSequence, SslMode, Step};
+use crate::name::SequenceName;
+use crate::node::Node;
+use crate::segment::Block;
 
-pub mod ticket;
+mod counter;
+mod database;
+mod move_default;
+mod ticket;
+
+use counter::Counters;
+use database::{Database, Layout};
+use ticket::Tickets;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One connection works; the second is for the moment in which a broken one is still being closed.
-const MOST_CONNECTIONS: usize = 2;
+/// For the leases that run side by side (`refill::LEASES_AT_ONCE`), one look for names and one for changes. They are
+/// opened when they are needed: with one sequence two work.
+const MOST_CONNECTIONS: usize = 8;
 
 /// An idle connection is not used again after this: firewalls forget connections, without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,7 +54,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(config: &MySql) -> Self {
+    fn new(config: &config::MySql) -> Self {
         let constraints = PoolConstraints::new(1, MOST_CONNECTIONS).expect("1 is not above it");
         let options = OptsBuilder::default()
             .user(Some(&config.user))
@@ -66,6 +81,16 @@ impl Server {
     async fn connect(&self) -> Result<Session<'_>, StoreError> {
         let conn = timeout(CONNECT_TIMEOUT, self.pool.get_conn()).await;
         match conn {
+            Ok(Ok(conn)) => Ok(Session { conn, server: self }),
+            Ok(Err(error)) => Err(self.failed("connecting", &error)),
+            Err(_) => Err(self.timed_out("connecting", CONNECT_TIMEOUT)),
+        }
+    }
+
+    /// A connection with an open transaction; it is rolled back where it is dropped without
+    /// [`commit`](Session::commit).
+    async fn transaction(&self) -> Result<Session<'_, Transaction<'static>>, StoreError> {
+        match timeout(CONNECT_TIMEOUT, self.pool.start_transaction(TxOpts::default())).await {
             Ok(Ok(conn)) => Ok(Session { conn, server: self }),
             Ok(Err(error)) => Err(self.failed("connecting", &error)),
             Err(_) => Err(self.timed_out("connecting", CONNECT_TIMEOUT)),
@@ -120,7 +145,7 @@ fn classify(code: u16) -> (ErrorKind, &'static str) {
     }
 }
 
-fn ssl(config: &MySql) -> Option<SslOpts> {
+fn ssl(config: &config::MySql) -> Option<SslOpts> {
     match (config.ssl_mode, &config.ssl_ca) {
         (SslMode::Disabled, _) => None,
         (SslMode::Required, _) => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
@@ -132,8 +157,8 @@ fn ssl(config: &MySql) -> Option<SslOpts> {
 }
 
 /// A connection in use. Dropped in mid-statement, it is closed and not used again.
-struct Session<'a> {
-    conn: Conn,
+struct Session<'a, C = Conn> {
+    conn: C,
     server: &'a Server,
 }
 
@@ -155,7 +180,21 @@ impl From<Failed> for StoreError {
     }
 }
 
-impl Session<'_> {
+impl Session<'_, Transaction<'static>> {
+    /// Ends the transaction; what it did is durable.
+    async fn commit(self) -> Result<(), StoreError> {
+        let outcome = timeout(STATEMENT_TIMEOUT, self.conn.commit()).await;
+        Ok(self.server.finished("COMMIT", outcome)?)
+    }
+}
+
+impl<C: Queryable> Session<'_, C> {
+    /// Runs a statement with values in the place of its `?`s.
+    async fn execute_with(&mut self, sql: &str, values: Params) -> Result<(), Failed> {
+        let outcome = timeout(STATEMENT_TIMEOUT, self.conn.exec_drop(sql, values)).await;
+        self.server.finished(sql, outcome)
+    }
+
     /// Runs a statement without a result.
     async fn execute(&mut self, sql: &str) -> Result<Done, Failed> {
         let run = async {
@@ -210,6 +249,12 @@ const IDENTITY_VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN (
      'server_uuid', 'wsrep_on', 'group_replication_group_name')";
 
 impl Identity {
+    /// The server that `session` is connected to.
+    async fn read(&self, session: &mut Session<'_, impl Queryable>) -> Result<String, StoreError> {
+        let rows: Vec<String> = session.rows(&format!("SELECT {}", self.expression)).await?;
+        Ok(rows.into_iter().next().unwrap_or_default())
+    }
+
     /// Chooses the expression. Refuses servers whose auto-increments do not rise.
     async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
         let variables: Vec<(String, String)> = session.rows(IDENTITY_VARIABLES).await?;
@@ -242,5 +287,172 @@ impl Identity {
             "CONCAT(@@hostname, ':', @@port, ':', @@server_id)"
         };
         Ok(Self { expression: expression.to_owned() })
+    }
+}
+
+/// The MySQL store: `default` in the layout that the database says, all others in the counter layout.
+pub struct MySql {
+    server: Arc<Server>,
+    database: Database,
+    tickets: Tickets,
+    counters: Counters,
+}
+
+impl MySql {
+    /// The store that `config` names; nothing is opened yet. `step` is the tickets'; `default_is_counter`: on a new database
+    /// `default` begins in the counter layout.
+    pub fn new(
+        config: &config::MySql,
+        step: Step,
+        default: NewSequence,
+        default_is_counter: bool,
+        node: Arc<Node>,
+    ) -> Self {
+        let server = Arc::new(Server::new(config));
+        Self {
+            database: Database::new(server.clone(), step, default, default_is_counter, node.clone()),
+            tickets: Tickets::new(server.clone(), step, node.clone()),
+            counters: Counters::new(server.clone(), node),
+            server,
+        }
+    }
+
+    /// Whether `sequence` is in the ticket layout, by what is known of the database; unknown counts as yes for `default`.
+    fn is_ticket(&self, sequence: &SequenceName) -> bool {
+        sequence.is_default() && self.database.layout().is_none_or(|layout| layout == Layout::Tickets)
+    }
+
+    async fn edit(&self, name: &SequenceName, edit: Edit) -> Result<bool, StoreError> {
+        let opened = self.database.opened(&mut self.server.connect().await?).await?;
+        if self.is_ticket(name) {
+            return Err(StoreError::new(
+                ErrorKind::Refused,
+                "default is in the ticket layout (generator_table), where this can't be done. To move it to the counter \
+                 layout: seqsvr migrate --counter",
+            ));
+        }
+        self.counters.edit(&opened, name, &edit).await
+    }
+
+    /// What fails may have changed: look at everything anew.
+    fn forget_after<T>(&self, outcome: &Result<T, StoreError>) {
+        let is_known = |kind| matches!(kind, ErrorKind::Conflict | ErrorKind::Exhausted | ErrorKind::Refused);
+        if outcome.as_ref().is_err_and(|error| !is_known(error.kind)) {
+            self.database.forget();
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for MySql {
+    async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
+        let mut session = self.server.connect().await?;
+        let leased = async {
+            let opened = self.database.opened(&mut session).await?;
+            if sequence.is_default() && opened.layout == Layout::Tickets {
+                self.database.check_layout()?;
+                self.tickets.lease(&mut session, &opened, want).await
+            } else {
+                self.counters.lease(&mut session, &opened, sequence, terms, want).await
+            }
+        };
+        let leased = leased.await;
+        // Stale: `default` may have moved to the other layout.
+        self.forget_after(&leased);
+        leased
+    }
+
+    async fn tidy(&self, sequence: &SequenceName) {
+        if self.is_ticket(sequence) {
+            self.tickets.tidy().await;
+        }
+    }
+
+    /// A ticket is spent.
+    fn takes_back(&self, sequence: &SequenceName) -> bool {
+        !self.is_ticket(sequence)
+    }
+
+    async fn give_back(&self, sequence: &SequenceName, terms: Terms, tail: Block) -> Result<bool, StoreError> {
+        let mut session = self.server.connect().await?;
+        let opened = self.database.opened(&mut session).await?;
+        self.counters.give_back(&mut session, &opened, sequence, terms, tail).await
+    }
+
+    async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
+        let mut session = self.server.connect().await?;
+        let opened = self.database.opened(&mut session).await?;
+        let mut found = self.counters.find(&mut session, names).await?;
+        if opened.layout == Layout::Tickets && names.iter().any(SequenceName::is_default) {
+            found.retain(|definition| !definition.name.is_default());
+            found.push(self.tickets.definition());
+        }
+        Ok(found)
+    }
+
+    async fn revision(&self) -> Result<u64, StoreError> {
+        let mut session = self.server.connect().await?;
+        let opened = self.database.opened(&mut session).await?;
+        let revision = self.database.revision(&mut session, &opened).await;
+        self.forget_after(&revision);
+        revision
+    }
+
+    fn most_held(&self, sequence: &SequenceName, _terms: Terms) -> u64 {
+        if self.is_ticket(sequence) { self.tickets.most_held() } else { u64::MAX }
+    }
+
+    fn describe(&self) -> String {
+        self.server.described.clone()
+    }
+
+    async fn close(&self) {
+        self.server.close().await;
+    }
+}
+
+#[async_trait]
+impl Catalog for MySql {
+    async fn list(&self, after: Option<&SequenceName>, most: u32) -> Result<Vec<Definition>, StoreError> {
+        let mut session = self.server.connect().await?;
+        let opened = self.database.opened(&mut session).await?;
+        let mut found = self.counters.list(&mut session, after, most).await?;
+        if opened.layout == Layout::Tickets {
+            let default = SequenceName::default();
+            // A row of its name may be left of a move that was given up.
+            found.retain(|definition| !definition.name.is_default());
+            if after.is_none_or(|after| *after < default) {
+                let at = found.partition_point(|definition| definition.name < default);
+                // On a page that ends before it, it is not due yet.
+                if at < found.len() || u32::try_from(found.len()).is_ok_and(|found| found < most) {
+                    found.insert(at, self.tickets.definition());
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn create(&self, new: &NewSequence) -> Result<(), StoreError> {
+        self.edit(&new.name, Edit::Create(new.clone())).await.map(drop)
+    }
+
+    async fn alter(&self, name: &SequenceName, change: &Change) -> Result<(), StoreError> {
+        self.edit(name, Edit::Alter(change.clone())).await.map(drop)
+    }
+
+    async fn advance(&self, name: &SequenceName, next_id: u64) -> Result<bool, StoreError> {
+        self.edit(name, Edit::Advance(next_id)).await
+    }
+
+    async fn delete(&self, name: &SequenceName) -> Result<(), StoreError> {
+        self.edit(name, Edit::Delete).await.map(drop)
+    }
+
+    async fn move_default(&self) -> Result<String, StoreError> {
+        let mut session = self.server.connect().await?;
+        let opened = self.database.opened(&mut session).await?;
+        let moved = self.move_default_on(&mut session, &opened).await;
+        self.database.forget();
+        moved
     }
 }

@@ -6,15 +6,17 @@
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
 
-use super::{BlockStore, DEFAULT_MAX_ID, ErrorKind, SequenceName, StoreError};
-use crate::config::Step;
+use super::counter::{Edit, REGRESSED, Row, Verdict, stale};
+use super::{BlockStore, Catalog, Change, Definition, ErrorKind, Leased, StoreError, Terms};
+use crate::config::{NewSequence, Step};
+use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
 
@@ -23,18 +25,33 @@ const FILE: &str = "seqsvr.db";
 /// How long another process may hold the file: far longer than a commit takes, shorter than a lease may.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The layout below; a file with another number was written by a later version.
-const SCHEMA_VERSION: i64 = 1;
+/// The layout below; a file with another number was written by another version.
+const SCHEMA_VERSION: i64 = 2;
 
 // STRICT: without it a counter near 2^63 turns into a float.
 const SCHEMA: &str = "
-CREATE TABLE seqsvr_meta (store_id TEXT NOT NULL) STRICT;
+CREATE TABLE seqsvr_meta (
+  store_id TEXT    NOT NULL,
+  revision INTEGER NOT NULL DEFAULT 1  -- +1 whenever a sequence is created, altered, advanced or deleted
+) STRICT;
 CREATE TABLE seqsvr_sequence (
-  name    TEXT    NOT NULL PRIMARY KEY,
-  next_id INTEGER NOT NULL,  -- the first id that no lease covers
-  max_id  INTEGER NOT NULL
+  name        TEXT    NOT NULL PRIMARY KEY,
+  next_id     INTEGER NOT NULL,            -- the first id that no lease covers
+  step        INTEGER NOT NULL,            -- ids of the smallest block
+  max_id      INTEGER NOT NULL,            -- the largest id
+  server      TEXT    NOT NULL DEFAULT '', -- 'regressed' where a process found next_id below what it had leased
+  incarnation INTEGER NOT NULL DEFAULT 1,  -- +1 when it is advanced, or created again
+  deleted_at  TEXT,                        -- a tombstone: created again, it goes on from next_id
+  description TEXT    NOT NULL DEFAULT '',
+  created_at  TEXT    NOT NULL DEFAULT CURRENT_TIMESTAMP
 ) STRICT, WITHOUT ROWID;
 ";
+
+/// A file has no server whose identity could change.
+const NO_SERVER: &str = "";
+
+/// The columns of [`row`].
+const COLUMNS: &str = "name, next_id, step, max_id, server, incarnation, deleted_at IS NOT NULL, description";
 
 /// The embedded store.
 pub struct Sqlite {
@@ -44,37 +61,34 @@ pub struct Sqlite {
 
 struct Inner {
     file: PathBuf,
-    step: Step,
+    /// `default`, as it is in a new file.
+    default: NewSequence,
     node: Arc<Node>,
-    /// Opened by the first lease, and again after an error.
+    /// Opened by whoever comes first, and again after an error.
     connection: Mutex<Option<Connection>>,
-    /// The bits of a float, for the metrics. Relaxed: nothing else is read through it.
-    capacity_used: AtomicU64,
 }
 
 impl Sqlite {
     /// The file in `dir`; nothing is opened yet.
-    pub fn new(dir: &Path, step: Step, node: Arc<Node>) -> Self {
-        let inner =
-            Inner { file: dir.join(FILE), step, node, connection: Mutex::new(None), capacity_used: AtomicU64::new(0) };
+    pub fn new(dir: &Path, default: NewSequence, node: Arc<Node>) -> Self {
+        let inner = Inner { file: dir.join(FILE), default, node, connection: Mutex::new(None) };
         Self { inner: Arc::new(inner), turn: Arc::default() }
     }
-}
 
-#[async_trait]
-impl BlockStore for Sqlite {
-    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
-        let (inner, sequence) = (self.inner.clone(), sequence.clone());
-        // SQLite blocks on the disk and on other processes; the turn goes with the thread, so that leases which were given
-        // up do not leave more and more threads behind.
+    /// Runs `work` in a transaction, on a thread that may block: SQLite waits for the disk and for other processes.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = self.inner.clone();
+        // The turn goes with the thread, so that what was given up does not leave more and more threads behind.
         let turn = self.turn.clone().lock_owned().await;
-        let leased = tokio::task::spawn_blocking(move || {
+        let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            inner.lease(&sequence, want.get())
-        })
-        .await;
-        match leased {
-            Ok(block) => block.map(|block| vec![block]),
+            inner.run(work)
+        });
+        match done.await {
+            Ok(outcome) => outcome,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => Err(self.inner.failed(ErrorKind::Unavailable, &"the runtime is shutting down")),
@@ -82,12 +96,63 @@ impl BlockStore for Sqlite {
         }
     }
 
-    fn capacity_used(&self) -> f64 {
-        f64::from_bits(self.inner.capacity_used.load(Ordering::Relaxed))
+    async fn edit(&self, name: &SequenceName, edit: Edit) -> Result<bool, StoreError> {
+        let name = name.clone();
+        self.run(move |inner, transaction| inner.edit(transaction, &name, &edit)).await
+    }
+}
+
+#[async_trait]
+impl BlockStore for Sqlite {
+    async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
+        let name = sequence.clone();
+        // What is recorded with a refusal must be committed too.
+        self.run(move |inner, transaction| Ok(inner.lease(transaction, &name, terms, want))).await?
+    }
+
+    async fn give_back(&self, sequence: &SequenceName, terms: Terms, tail: Block) -> Result<bool, StoreError> {
+        let name = sequence.clone();
+        self.run(move |inner, transaction| {
+            transaction
+                .execute(
+                    "UPDATE seqsvr_sequence SET next_id = ?1 WHERE name = ?2 AND next_id = ?3 AND incarnation = ?4 \
+                     AND server = ?5 AND deleted_at IS NULL",
+                    params![
+                        tail.start().cast_signed(),
+                        name.as_str(),
+                        tail.end().cast_signed(),
+                        terms.incarnation,
+                        NO_SERVER
+                    ],
+                )
+                .map(|rows| rows == 1)
+                .map_err(|error| inner.unavailable(&error))
+        })
+        .await
+    }
+
+    async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
+        let names = names.to_vec();
+        self.run(move |inner, transaction| {
+            let places = vec!["?"; names.len()].join(",");
+            let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name IN ({places})");
+            inner.definitions(transaction, &sql, params_from_iter(names.iter().map(SequenceName::as_str)))
+        })
+        .await
+    }
+
+    async fn revision(&self) -> Result<u64, StoreError> {
+        self.run(|inner, transaction| {
+            transaction
+                .query_row("SELECT revision FROM seqsvr_meta", [], |row| row.get::<_, i64>(0))
+                .map(i64::cast_unsigned)
+                .map_err(|error| inner.unavailable(&error))
+        })
+        .await
     }
 
     fn describe(&self) -> String {
-        format!("the embedded store {}", self.inner.file.display())
+        self.inner.describe()
     }
 
     async fn close(&self) {
@@ -100,78 +165,152 @@ impl BlockStore for Sqlite {
     }
 }
 
+#[async_trait]
+impl Catalog for Sqlite {
+    async fn list(&self, after: Option<&SequenceName>, most: u32) -> Result<Vec<Definition>, StoreError> {
+        let after = after.map_or_else(String::new, |after| after.as_str().to_owned());
+        self.run(move |inner, transaction| {
+            let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name > ?1 ORDER BY name LIMIT ?2");
+            inner.definitions(transaction, &sql, params![after, most])
+        })
+        .await
+    }
+
+    async fn create(&self, new: &NewSequence) -> Result<(), StoreError> {
+        self.edit(&new.name, Edit::Create(new.clone())).await.map(drop)
+    }
+
+    async fn alter(&self, name: &SequenceName, change: &Change) -> Result<(), StoreError> {
+        self.edit(name, Edit::Alter(change.clone())).await.map(drop)
+    }
+
+    async fn advance(&self, name: &SequenceName, next_id: u64) -> Result<bool, StoreError> {
+        self.edit(name, Edit::Advance(next_id)).await
+    }
+
+    async fn delete(&self, name: &SequenceName) -> Result<(), StoreError> {
+        self.edit(name, Edit::Delete).await.map(drop)
+    }
+
+    async fn move_default(&self) -> Result<String, StoreError> {
+        Err(StoreError::new(
+            ErrorKind::Refused,
+            "the embedded store has the counter layout alone: nothing is to be moved",
+        ))
+    }
+}
+
 impl Inner {
-    fn lease(&self, sequence: &SequenceName, want: u64) -> Result<Block, StoreError> {
-        // A panic in mid-lease leaves at most a connection whose transaction is rolled back.
+    fn run<T>(&self, work: impl FnOnce(&Self, &Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        // A panic in between leaves at most a connection whose transaction is rolled back.
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let mut connection = match slot.take() {
             Some(connection) => connection,
             None => self.open()?,
         };
-        let block = self.lease_on(&mut connection, sequence, want)?;
-        *slot = Some(connection);
-        Ok(block)
+        let outcome = {
+            let transaction = connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(|error| self.unavailable(&error))?;
+            let outcome = work(self, &transaction);
+            if outcome.is_ok() {
+                transaction.commit().map_err(|error| self.unavailable(&error))?;
+            }
+            outcome
+        };
+        // After an error it is opened anew, and looked at, unless it was only a no.
+        if matches!(&outcome, Ok(_) | Err(StoreError { kind: ErrorKind::Refused, .. })) {
+            *slot = Some(connection);
+        }
+        outcome
     }
 
-    fn lease_on(&self, connection: &mut Connection, sequence: &SequenceName, want: u64) -> Result<Block, StoreError> {
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|error| self.unavailable(&error))?;
-        let row = transaction
-            .prepare_cached("SELECT next_id, max_id FROM seqsvr_sequence WHERE name = ?1")
-            .and_then(|mut select| {
-                select
-                    .query_row([sequence.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
-                    .optional()
-            })
-            .map_err(|error| self.unavailable(&error))?;
-        let broken = || {
-            StoreError::new(
-                ErrorKind::Unsafe,
-                format!("{}: the row of sequence {sequence} is missing or out of range", self.file.display()),
-            )
+    fn lease(
+        &self,
+        transaction: &Transaction<'_>,
+        name: &SequenceName,
+        terms: Terms,
+        want: NonZeroU64,
+    ) -> Result<Leased, StoreError> {
+        let mark = self.node.high_water_mark(name.as_str());
+        let before = self.row(transaction, name)?.ok_or_else(|| stale(name, &self.describe()))?;
+        let set = |next_id: u64, server: &str| {
+            transaction
+                .prepare_cached("UPDATE seqsvr_sequence SET next_id = ?2, server = ?4 WHERE name = ?1 AND next_id = ?3")
+                .and_then(|mut update| {
+                    let (next_id, before) = (next_id.cast_signed(), before.next_id.cast_signed());
+                    update.execute(params![name.as_str(), next_id, before, server])
+                })
+                .and_then(|rows| if rows == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(rows)) })
+                .map_err(|error| self.unavailable(&error))
         };
-        let (next_id, max_id) = row.ok_or_else(broken)?;
-        let next_id = u64::try_from(next_id).map_err(|_| broken())?;
-        let max_id = u64::try_from(max_id).map_err(|_| broken())?;
-        let mark = self.node.high_water_mark(sequence.as_str());
-        if next_id < mark {
-            return Err(StoreError::new(
-                ErrorKind::Unsafe,
-                format!(
-                    "the counter of sequence {sequence} in {} went back to {next_id}, but this node leased up to {mark} \
-                     before: a restored copy. Ids could be repeated, so nothing is leased. With NEXT at least {mark}, and \
-                     the same of every other process on this file, run: UPDATE seqsvr_sequence SET next_id = NEXT WHERE \
-                     name = '{sequence}';",
-                    self.file.display()
-                ),
-            ));
+        match before.verdict(terms, NO_SERVER, mark, want) {
+            Verdict::Lease(block) => {
+                set(block.end(), NO_SERVER)?;
+                Ok(Leased { blocks: vec![block], capacity_used: Row::capacity_used(block.end(), before.max_id) })
+            }
+            verdict => {
+                // Processes that remember nothing must refuse too.
+                if before.next_id < mark && !before.is_deleted {
+                    set(mark, REGRESSED)?;
+                }
+                Err(before.refusal(verdict, name, &self.describe(), NO_SERVER, mark))
+            }
         }
-        // The last lease may be smaller.
-        let end = next_id.saturating_add(want).min(max_id.saturating_add(1));
-        let Some(block) = Block::new(next_id, end) else {
-            return Err(StoreError::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "sequence {sequence} is used up: its largest id {max_id} is leased. Raise max_id in the table \
-                     seqsvr_sequence of {}, or go over to a new sequence",
-                    self.file.display()
-                ),
-            ));
-        };
+    }
+
+    fn edit(&self, transaction: &Transaction<'_>, name: &SequenceName, edit: &Edit) -> Result<bool, StoreError> {
+        let before = self.row(transaction, name)?;
+        let after = edit.apply(name, before.as_ref(), NO_SERVER)?;
+        if before.as_ref() == Some(&after) {
+            return Ok(false);
+        }
         transaction
-            .prepare_cached("UPDATE seqsvr_sequence SET next_id = ?2 WHERE name = ?1 AND next_id = ?3")
-            .and_then(|mut update| {
-                update.execute(params![sequence.as_str(), block.end().cast_signed(), next_id.cast_signed()])
-            })
-            .and_then(
-                |rows| if rows == 1 { transaction.commit() } else { Err(rusqlite::Error::StatementChangedRows(rows)) },
+            .execute(
+                "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, server, incarnation, deleted_at, description) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, IIF(?7, CURRENT_TIMESTAMP, NULL), ?8) \
+                 ON CONFLICT (name) DO UPDATE SET next_id = ?2, step = ?3, max_id = ?4, server = ?5, incarnation = ?6, \
+                 deleted_at = excluded.deleted_at, description = ?8",
+                params![
+                    name.as_str(),
+                    after.next_id.cast_signed(),
+                    after.step.get().cast_signed(),
+                    after.max_id.cast_signed(),
+                    after.server,
+                    after.incarnation,
+                    after.is_deleted,
+                    after.description
+                ],
             )
+            .and_then(|_| transaction.execute("UPDATE seqsvr_meta SET revision = revision + 1", []))
             .map_err(|error| self.unavailable(&error))?;
-        #[allow(clippy::cast_precision_loss)]
-        let used = block.end() as f64 / max_id as f64;
-        self.capacity_used.store(used.to_bits(), Ordering::Relaxed);
-        Ok(block)
+        Ok(before.is_none_or(|before| after.next_id > before.next_id))
+    }
+
+    fn row(&self, transaction: &Transaction<'_>, name: &SequenceName) -> Result<Option<Row>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name = ?1");
+        transaction
+            .prepare_cached(&sql)
+            .and_then(|mut select| select.query_row([name.as_str()], row).optional())
+            .map(|found| found.map(|(_, row)| row))
+            .map_err(|error| self.unavailable(&error))
+    }
+
+    fn definitions(
+        &self,
+        transaction: &Transaction<'_>,
+        sql: &str,
+        values: impl rusqlite::Params,
+    ) -> Result<Vec<Definition>, StoreError> {
+        transaction
+            .prepare_cached(sql)
+            .and_then(|mut select| select.query_map(values, row)?.collect::<rusqlite::Result<Vec<_>>>())
+            .map(|rows| rows.into_iter().map(|(name, row)| row.definition(name)).collect())
+            .map_err(|error| self.unavailable(&error))
+    }
+
+    fn describe(&self) -> String {
+        format!("the embedded store {}", self.file.display())
     }
 
     fn open(&self) -> Result<Connection, StoreError> {
@@ -203,7 +342,7 @@ impl Inner {
             tracing::warn!(
                 "made a new embedded store, {}: the ids begin at {}. If there was one before, stop and put it back",
                 self.file.display(),
-                self.step.get() + 1
+                self.default.first_id
             );
         }
         Ok(connection)
@@ -229,11 +368,16 @@ impl Inner {
             transaction.execute_batch(SCHEMA)?;
             transaction
                 .execute("INSERT INTO seqsvr_meta (store_id) VALUES (?1)", [uuid::Uuid::new_v4().to_string()])?;
-            // As on MySQL's generator_table, the first id is step + 1.
-            let first = self.step.get() + 1;
+            let new = &self.default;
             transaction.execute(
-                "INSERT INTO seqsvr_sequence (name, next_id, max_id) VALUES (?1, ?2, ?3)",
-                params![super::DEFAULT_SEQUENCE, first.cast_signed(), DEFAULT_MAX_ID.cast_signed()],
+                "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, description) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    new.name.as_str(),
+                    new.first_id.cast_signed(),
+                    new.step.get().cast_signed(),
+                    new.max_id.cast_signed(),
+                    new.description
+                ],
             )?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         } else if version != SCHEMA_VERSION {
@@ -257,17 +401,62 @@ impl Inner {
     }
 }
 
+/// A row of [`COLUMNS`]. What is out of range was not written by us.
+fn row(columns: &rusqlite::Row<'_>) -> rusqlite::Result<(SequenceName, Row)> {
+    let broken = |column: usize, what: &str| {
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, format!("seqsvr_sequence: {what}").into())
+    };
+    let id =
+        |column: usize| u64::try_from(columns.get::<_, i64>(column)?).map_err(|_| broken(column, "an id is below 0"));
+    let name: String = columns.get(0)?;
+    let name = name.parse().map_err(|allowed| broken(0, allowed))?;
+    Ok((
+        name,
+        Row {
+            next_id: id(1)?,
+            step: Step::new(id(2)?).ok_or_else(|| broken(2, "a step out of range"))?,
+            max_id: id(3)?,
+            server: columns.get(4)?,
+            incarnation: columns.get(5)?,
+            is_deleted: columns.get(6)?,
+            description: columns.get(7)?,
+        },
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const TERMS: Terms = Terms { step: Step::of(100), max_id: crate::config::DEFAULT_MAX_ID, incarnation: 1 };
+
+    fn default_sequence() -> NewSequence {
+        NewSequence::new(SequenceName::default(), TERMS.step)
+    }
+
     fn store(dir: &Path) -> Sqlite {
-        Sqlite::new(dir, Step::of(100), Arc::new(Node::forgetful()))
+        Sqlite::new(dir, default_sequence(), Arc::new(Node::forgetful()))
+    }
+
+    fn run<T>(store: &Sqlite, work: impl FnOnce(&Inner, &Transaction<'_>) -> T) -> Result<T, ErrorKind> {
+        store.inner.run(|inner, transaction| Ok(work(inner, transaction))).map_err(|error| error.kind)
+    }
+
+    fn lease_of(store: &Sqlite, name: &str, terms: Terms, want: u64) -> Result<(u64, u64), ErrorKind> {
+        let want = NonZeroU64::new(want).unwrap();
+        let leased = run(store, |inner, transaction| inner.lease(transaction, &name.parse().unwrap(), terms, want))?;
+        leased.map(|leased| (leased.blocks[0].start(), leased.blocks[0].end())).map_err(|error| error.kind)
     }
 
     fn lease(store: &Sqlite, want: u64) -> Result<(u64, u64), ErrorKind> {
-        let leased = store.inner.lease(&SequenceName::default(), want);
-        leased.map(|block| (block.start(), block.end())).map_err(|error| error.kind)
+        lease_of(store, "default", TERMS, want)
+    }
+
+    fn edit(store: &Sqlite, name: &str, edit: &Edit) -> Result<bool, String> {
+        store
+            .inner
+            .run(|inner, transaction| inner.edit(transaction, &name.parse().unwrap(), edit))
+            .map_err(|error| error.what)
     }
 
     #[test]
@@ -322,9 +511,9 @@ mod tests {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         lease(&store(dir.path()), 1).unwrap();
         let node = Arc::new(Node::forgetful());
-        let first = Sqlite::new(dir.path(), Step::of(100), node.clone());
+        let first = Sqlite::new(dir.path(), default_sequence(), node.clone());
         lease(&first, 1).unwrap();
-        let second = Sqlite::new(other.path(), Step::of(100), node);
+        let second = Sqlite::new(other.path(), default_sequence(), node);
         assert_eq!(lease(&second, 1), Err(ErrorKind::Misconfigured));
         assert!(!other.path().join(FILE).exists(), "nothing is made where it is refused");
     }
@@ -344,7 +533,70 @@ mod tests {
     fn what_is_not_a_database_is_named() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "not a database at all, but long enough to be read as one").unwrap();
-        let error = store(dir.path()).inner.lease(&SequenceName::default(), 1).unwrap_err();
+        let error = store(dir.path()).inner.run(|_, _| Ok(())).unwrap_err();
         assert!(error.what.contains("seqsvr.db"), "{error}");
+    }
+
+    #[test]
+    fn a_counter_that_went_back_is_refused_to_all_until_a_person_advances_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (store(dir.path()), store(dir.path()));
+        lease(&one, 10).unwrap();
+        one.inner.node.raise_high_water_mark("default", 150);
+        assert_eq!(lease(&one, 10), Err(ErrorKind::Unsafe));
+        assert_eq!(lease(&two, 10), Err(ErrorKind::Unsafe), "it remembers nothing, and is told by the row");
+        assert_eq!(edit(&two, "default", &Edit::Advance(200)), Ok(true));
+        assert_eq!(lease_of(&one, "default", Terms { incarnation: 2, ..TERMS }, 10), Ok((200, 210)));
+    }
+
+    #[test]
+    fn named_sequences_count_on_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let new = NewSequence { max_id: 500, ..NewSequence::new("orders".parse().unwrap(), Step::of(7)) };
+        assert_eq!(edit(&store, "orders", &Edit::Create(new.clone())), Ok(true));
+        assert_eq!(lease_of(&store, "orders", TERMS, 10), Ok((1, 11)));
+        assert_eq!(lease(&store, 10), Ok((101, 111)));
+        assert_eq!(lease_of(&store, "Orders", TERMS, 10), Err(ErrorKind::Stale), "names are case-sensitive");
+        assert!(edit(&store, "orders", &Edit::Create(new.clone())).unwrap_err().contains("already"));
+        assert_eq!(edit(&store, "orders", &Edit::Delete), Ok(false));
+        assert_eq!(lease_of(&store, "orders", TERMS, 10), Err(ErrorKind::Stale));
+        assert!(edit(&store, "orders", &Edit::Create(new)).is_ok());
+        assert_eq!(lease_of(&store, "orders", TERMS, 10), Err(ErrorKind::Stale), "another incarnation");
+        assert_eq!(lease_of(&store, "orders", Terms { incarnation: 2, ..TERMS }, 10), Ok((11, 21)));
+    }
+
+    #[tokio::test]
+    async fn a_tail_goes_back_once_and_only_where_it_was_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let name = SequenceName::default();
+        assert_eq!(lease(&store, 100), Ok((101, 201)));
+        let tail = Block::new(151, 201).unwrap();
+        let other = Terms { incarnation: 2, ..TERMS };
+        assert!(!store.give_back(&name, other, tail).await.unwrap(), "of another incarnation");
+        assert!(store.give_back(&name, TERMS, tail).await.unwrap());
+        assert!(!store.give_back(&name, TERMS, tail).await.unwrap(), "it is back already");
+        assert_eq!(lease(&store, 10), Ok((151, 161)));
+        assert!(!store.give_back(&name, TERMS, tail).await.unwrap(), "somebody leased behind it");
+        assert!(!store.give_back(&name, TERMS, Block::new(101, 151).unwrap()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_revision_changes_with_the_definitions_and_not_with_leases() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let before = store.revision().await.unwrap();
+        lease(&store, 10).unwrap();
+        assert_eq!(store.revision().await.unwrap(), before);
+        for edit_of in [Edit::Create(NewSequence::new("a".parse().unwrap(), Step::of(1))), Edit::Delete] {
+            let last = store.revision().await.unwrap();
+            edit(&store, "a", &edit_of).unwrap();
+            assert_ne!(store.revision().await.unwrap(), last);
+        }
+        let names: Vec<String> =
+            store.list(None, 10).await.unwrap().into_iter().map(|found| found.name.to_string()).collect();
+        assert_eq!(names, ["a", "default"]);
+        assert_eq!(store.list(Some(&"a".parse().unwrap()), 10).await.unwrap().len(), 1);
     }
 }

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 /// From the bottom up; modules of one layer may use each other.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["sync"],
     &["segment", "buffer"],
+    &["name"],
     &["config", "metrics", "node"],
     &["store"],
     &["sequences", "sequence", "refill"],

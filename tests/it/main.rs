@@ -16,3 +16,4 @@ mod load;
 mod mysql;
 mod outage;
 mod seed;
+mod sequences;

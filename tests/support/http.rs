@@ -102,10 +102,15 @@ pub fn get(port: u16, path: &str) -> Response {
 /// `GET /new` over `connections` connections to `ports` in turn, until the servers are gone. An answer that is not an id is
 /// an error; a cut connection is the end.
 pub fn load_until_gone(ports: &[u16], connections: usize) -> Checker {
+    load_of_until_gone("/new", ports, connections)
+}
+
+/// As [`load_until_gone`], of `path`.
+pub fn load_of_until_gone(path: &str, ports: &[u16], connections: usize) -> Checker {
     let one = |port: u16| {
         let mut checker = Checker::default();
         let Ok(mut client) = Client::try_connect(port) else { return checker };
-        while let Ok(response) = client.try_request("GET", "/new", "") {
+        while let Ok(response) = client.try_request("GET", path, "") {
             match try_id(&response.body) {
                 Some(id) => checker.add([id]),
                 None => checker.error(format!("{response:?}")),
@@ -132,13 +137,18 @@ fn at_once(ports: &[u16], connections: usize, one: &(impl Fn(u16) -> Checker + S
 /// `requests` times `GET /new` over `connections` connections, which go to `ports` in turn. Each connection's ids must
 /// rise, for it talks to one node.
 pub fn load(ports: &[u16], connections: usize, requests: i64) -> Checker {
+    load_of("/new", ports, connections, requests)
+}
+
+/// As [`load`], of `path`.
+pub fn load_of(path: &str, ports: &[u16], connections: usize, requests: i64) -> Checker {
     let left = AtomicI64::new(requests);
     let one = |port: u16| {
         let mut checker = Checker::default();
         let mut client = Client::connect(port);
         let mut last = 0;
         while left.fetch_sub(1, Ordering::Relaxed) > 0 {
-            match client.try_request("GET", "/new", "") {
+            match client.try_request("GET", path, "") {
                 Ok(response) => match try_id(&response.body) {
                     Some(id) => {
                         assert!(id > last, "{id} after {last} on one connection");

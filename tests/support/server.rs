@@ -51,9 +51,14 @@ impl Setup {
         Self::new("").arg("--embedded")
     }
 
+    /// On `database`, with `more` besides, such as `sequences: {orders: {}}`.
+    pub fn on(database: &Database, more: &str) -> Self {
+        Self::new(&format!("{SEED_CONFIG}\n{more}\n")).env("SEQSVR_MYSQL__HOST", &host(database))
+    }
+
     /// The seed's file as it is, on `database`.
     pub fn seed(database: &Database) -> Self {
-        Self::new(SEED_CONFIG).env("SEQSVR_MYSQL__HOST", &format!("tcp(127.0.0.1:{})", database.port()))
+        Self::on(database, "")
     }
 
     /// Lets requests wait for long: the tests measure no time, and a machine that is slow for a second is no error.
@@ -140,6 +145,10 @@ impl Setup {
         assert!(ended, "it did not end: {text}");
         (output.status.code().unwrap_or(-1), text)
     }
+}
+
+fn host(database: &Database) -> String {
+    format!("tcp(127.0.0.1:{})", database.port())
 }
 
 /// A running server; killed when dropped.

@@ -15,20 +15,19 @@
 use std::fmt::Write;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use async_trait::async_trait;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::super::{BlockStore, DEFAULT_MAX_ID, ErrorKind, MAX_BLOCKS_PER_LEASE, SequenceName, StoreError};
-use super::{Done, Identity, Server, Session};
-use crate::config::{MySql, Step};
+use super::super::{Definition, ErrorKind, Leased, MAX_BLOCKS_PER_LEASE, StoreError, Terms};
+use super::database::{self, CREATE_GENERATOR_TABLE};
+use super::{Done, Server, Session};
+use crate::config::{DEFAULT_MAX_ID, Step};
+use crate::name::{DEFAULT_SEQUENCE, SequenceName};
 use crate::node::Node;
 use crate::segment::{Block, push_joined};
 
 mod meta;
-mod open;
 
 use meta::Seen;
 
@@ -56,21 +55,19 @@ const MOST_ROWS_REMEMBERED: usize = 100_000;
 /// Rows whose ids are deleted by one statement.
 const MOST_ROWS_PER_DELETE: usize = 1_000;
 
-/// The store.
-pub struct Tickets {
-    server: Server,
-    step: u64,
+/// The layout of the sequence `default`.
+pub(super) struct Tickets {
+    server: Arc<Server>,
+    step: Step,
     node: Arc<Node>,
     /// Held during a lease: a node has one in flight.
     state: Mutex<State>,
-    /// The bits of a float, for the metrics. Relaxed: nothing else is read through it.
-    capacity_used: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
-    /// What was found when the store was opened; `None` before, and after an error, so that it is looked at again.
-    opened: Option<Opened>,
+    /// What was found of the table; `None` before, and after an error, so that it is looked at again.
+    table: Option<Table>,
     /// Of the last row's uuid: the 48 bits that make this node's rows differ.
     counter: u64,
     /// The ids of this node's rows that are not deleted yet, rising; the newest stays.
@@ -90,47 +87,85 @@ struct Warned {
     capacity: bool,
 }
 
-#[derive(Clone)]
-struct Opened {
-    identity: Identity,
-    store_id: String,
+/// `generator_table`, and the database that it is in.
+struct Table {
+    database: Arc<database::Opened>,
     /// The largest value of the auto-increment column.
     last_ticket: u64,
     column_type: String,
 }
 
 impl Tickets {
-    /// The store that `config` names; nothing is opened yet.
-    pub fn new(config: &MySql, step: Step, node: Arc<Node>) -> Self {
-        Self {
-            server: Server::new(config),
-            step: step.get(),
-            node,
-            state: Mutex::default(),
-            capacity_used: AtomicU64::new(0),
-        }
+    pub(super) fn new(server: Arc<Server>, step: Step, node: Arc<Node>) -> Self {
+        Self { server, step, node, state: Mutex::default() }
     }
-}
 
-#[async_trait]
-impl BlockStore for Tickets {
-    async fn lease(&self, sequence: &SequenceName, want: NonZeroU64) -> Result<Vec<Block>, StoreError> {
-        debug_assert_eq!(sequence, &SequenceName::default(), "the layout has one sequence");
+    pub(super) async fn lease(
+        &self,
+        session: &mut Session<'_>,
+        database: &Arc<database::Opened>,
+        want: NonZeroU64,
+    ) -> Result<Leased, StoreError> {
         let mut state = self.state.lock().await;
-        let mut session = self.server.connect().await?;
-        // Taken out: whatever fails or is dropped in between, the next lease looks at the database again.
-        let opened = match state.opened.take() {
-            Some(opened) => opened,
-            None => self.open(&mut session, &mut state).await?,
+        // Taken out: whatever fails or is dropped in between, the next lease looks at the table again.
+        let table = match state.table.take() {
+            Some(table) if Arc::ptr_eq(&table.database, database) => table,
+            _ => self.open(session, database, &mut state).await?,
         };
-        let leased = self.lease_on(&mut session, &opened, &mut state, want.get()).await;
+        let leased = self.lease_on(session, &table, &mut state, want.get()).await;
         if matches!(&leased, Ok(_) | Err(StoreError { kind: ErrorKind::Conflict, .. })) {
-            state.opened = Some(opened);
+            state.table = Some(table);
         }
         leased
     }
 
-    async fn tidy(&self) {
+    /// `default`, as it is in this layout.
+    pub(super) fn definition(&self) -> Definition {
+        Definition {
+            name: SequenceName::default(),
+            terms: Terms::unknown(self.step),
+            next_id: None,
+            is_deleted: false,
+            description: "ticket layout (generator_table)".to_owned(),
+        }
+    }
+
+    /// Looks at the table before the first lease.
+    async fn open(
+        &self,
+        session: &mut Session<'_>,
+        database: &Arc<database::Opened>,
+        state: &mut State,
+    ) -> Result<Table, StoreError> {
+        let column_type = column_type(session).await?;
+        let last_ticket = largest(&column_type).ok_or_else(|| {
+            StoreError::new(
+                ErrorKind::Misconfigured,
+                format!(
+                    "{}: generator_table.id is '{column_type}', not an auto-increment whole number. The table must be: \
+                     {CREATE_GENERATOR_TABLE};",
+                    self.server.described
+                ),
+            )
+        })?;
+        self.find_own_rows(session, state).await?;
+        Ok(Table { database: database.clone(), last_ticket, column_type })
+    }
+
+    /// The rows that this node left behind when it last ended; the counter goes on past them.
+    async fn find_own_rows(&self, session: &mut Session<'_>, state: &mut State) -> Result<(), StoreError> {
+        let prefix = row_uuid(self.node.id(), 0)[..24].to_owned();
+        let rows: Vec<(u64, String)> = session
+            .rows(&format!("SELECT id, uuid FROM generator_table WHERE uuid LIKE '{prefix}%' ORDER BY id"))
+            .await?;
+        state.own_rows = rows.iter().map(|(id, _)| *id).collect();
+        let newest = rows.last().and_then(|(_, uuid)| u64::from_str_radix(&uuid[24..], 16).ok());
+        state.counter = newest.unwrap_or(state.counter);
+        Ok(())
+    }
+
+    /// Deletes this node's older rows.
+    pub(super) async fn tidy(&self) {
         let mut state = self.state.lock().await;
         if state.own_rows.len() < 2 {
             return;
@@ -154,39 +189,26 @@ impl BlockStore for Tickets {
         }
     }
 
-    fn most_held(&self) -> u64 {
-        MOST_TICKETS_HELD.saturating_mul(self.step)
+    /// The most ids that should be held at once.
+    pub(super) fn most_held(&self) -> u64 {
+        MOST_TICKETS_HELD.saturating_mul(self.step.get())
     }
 
-    fn capacity_used(&self) -> f64 {
-        f64::from_bits(self.capacity_used.load(Ordering::Relaxed))
-    }
-
-    fn describe(&self) -> String {
-        self.server.described.clone()
-    }
-
-    async fn close(&self) {
-        self.server.close().await;
-    }
-}
-
-impl Tickets {
     async fn lease_on(
         &self,
         session: &mut Session<'_>,
-        opened: &Opened,
+        table: &Table,
         state: &mut State,
         want: u64,
-    ) -> Result<Vec<Block>, StoreError> {
-        let before = self.look(session, opened).await?;
+    ) -> Result<Leased, StoreError> {
+        let before = self.look(session, table).await?;
         if state.is_behind {
             self.record_regression(session, state).await;
             return Err(self.regressed(&before, "it is to be recorded"));
         }
-        if let Err(error) = self.check(&before, opened) {
+        if let Err(error) = self.check(&before, table) {
             if error.kind == ErrorKind::Unsafe {
-                self.raise_first_ticket(session, opened).await;
+                self.raise_first_ticket(session, table).await;
             }
             return Err(error);
         }
@@ -195,7 +217,7 @@ impl Tickets {
         let last = self.ticket_needed().saturating_sub(1);
         if before.max < last {
             state.short_looks += 1;
-            self.raise_first_ticket(session, opened).await;
+            self.raise_first_ticket(session, table).await;
             if state.short_looks >= SHORT_LOOKS {
                 self.record_regression(session, state).await;
             }
@@ -204,32 +226,32 @@ impl Tickets {
         }
         state.short_looks = 0;
         // A refused INSERT of several rows uses up its values all the same: never ask for more than there are.
-        let beyond = last_legal_ticket(opened.last_ticket, self.step).saturating_sub(before.max);
+        let beyond = last_legal_ticket(table.last_ticket, self.step()).saturating_sub(before.max);
         if beyond == 0 {
-            return Err(self.exhausted(opened));
+            return Err(self.exhausted(table));
         }
         let left = (beyond / before.increment).max(1);
         // Where the increment is not 1, each ticket is a block of its own.
         let most = if before.increment == 1 { MOST_TICKETS_PER_LEASE } else { MAX_BLOCKS_PER_LEASE as u64 };
-        let needed = want.div_ceil(self.step);
-        let (uuids, first) = self.insert(session, opened, state, needed.clamp(1, most.min(left))).await?;
+        let needed = want.div_ceil(self.step());
+        let (uuids, first) = self.insert(session, table, state, needed.clamp(1, most.min(left))).await?;
 
-        let after = self.look(session, opened).await?;
+        let after = self.look(session, table).await?;
         let tickets = if uuids.len() == 1 || (before.increment == 1 && after.increment == 1) {
             (first..).take(uuids.len()).collect()
         } else {
             read_back(session, &uuids).await?
         };
         state.own_rows.extend(&tickets);
-        self.check(&after, opened)?;
-        let blocks = self.blocks(&tickets, opened)?;
+        self.check(&after, table)?;
+        let blocks = self.blocks(&tickets, table)?;
         if let Some(behind) = self.is_behind(&before, &after, &tickets, &blocks) {
             self.record_regression(session, state).await;
-            self.raise_first_ticket(session, opened).await;
+            self.raise_first_ticket(session, table).await;
             return Err(self.regressed(&after, &behind));
         }
-        self.report(opened, state, &tickets, needed);
-        Ok(blocks)
+        let capacity_used = self.report(table, state, &tickets, needed);
+        Ok(Leased { blocks, capacity_used })
     }
 
     /// How it shows that the counter went back, if it does.
@@ -238,16 +260,33 @@ impl Tickets {
         if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
             return Some(format!("ticket {ticket} is below {first_free}, the first free one"));
         }
-        let mark = self.node.high_water_mark(super::super::DEFAULT_SEQUENCE);
+        let mark = self.node.high_water_mark(DEFAULT_SEQUENCE);
         let below = blocks.iter().find(|block| block.start() < mark)?;
         Some(format!("the leased block {below:?} is below {mark}, up to where this node leased before"))
+    }
+
+    /// Allocates a ticket that nobody hands out: the highest there ever was. Where the column is used up, that is its end.
+    pub(super) async fn allocate(&self, session: &mut Session<'_>) -> Result<u64, StoreError> {
+        let last_ticket = largest(&column_type(session).await?).unwrap_or(0);
+        let sql = format!("INSERT INTO generator_table (uuid) VALUES ('{}')", Uuid::new_v4());
+        match session.execute(&sql).await {
+            Ok(Done { affected_rows: 1, last_insert_id: Some(ticket) }) => Ok(ticket.get()),
+            Ok(_) => Err(StoreError::new(
+                ErrorKind::Unavailable,
+                format!("{}: an INSERT reported no ticket", self.server.described),
+            )),
+            Err(failed) => match failed.server {
+                Some(server) if is_past_the_end(&server, last_ticket) => Ok(last_ticket),
+                _ => Err(failed.error),
+            },
+        }
     }
 
     /// Inserts `count` fresh rows of this node. Their uuids, and the first one's ticket from the statement's own OK.
     async fn insert(
         &self,
         session: &mut Session<'_>,
-        opened: &Opened,
+        table: &Table,
         state: &mut State,
         mut count: u64,
     ) -> Result<(Vec<String>, u64), StoreError> {
@@ -278,8 +317,8 @@ impl Tickets {
                 }
                 Err(failed) => match failed.server {
                     // Near the end several rows may not fit where one does.
-                    Some(server) if is_past_the_end(&server, opened.last_ticket) && count > 1 => count = 1,
-                    Some(server) if is_past_the_end(&server, opened.last_ticket) => return Err(self.exhausted(opened)),
+                    Some(server) if is_past_the_end(&server, table.last_ticket) && count > 1 => count = 1,
+                    Some(server) if is_past_the_end(&server, table.last_ticket) => return Err(self.exhausted(table)),
                     // A uuid of ours is taken, by a row of before: go on behind it.
                     Some(server) if server.code == 1062 => {
                         state.counter = Uuid::new_v4().as_u64_pair().0 & COUNTER_MASK;
@@ -292,22 +331,21 @@ impl Tickets {
     }
 
     /// The blocks of rising tickets, adjacent ones as one; at most [`MAX_BLOCKS_PER_LEASE`], and none past the largest id.
-    fn blocks(&self, tickets: &[u64], opened: &Opened) -> Result<Vec<Block>, StoreError> {
+    fn blocks(&self, tickets: &[u64], table: &Table) -> Result<Vec<Block>, StoreError> {
         let mut blocks: Vec<Block> = Vec::new();
-        for block in tickets.iter().map_while(|&ticket| ticket_block(ticket, self.step)) {
+        for block in tickets.iter().map_while(|&ticket| ticket_block(ticket, self.step())) {
             push_joined(&mut blocks, block);
         }
         blocks.truncate(MAX_BLOCKS_PER_LEASE);
-        if blocks.is_empty() { Err(self.exhausted(opened)) } else { Ok(blocks) }
+        if blocks.is_empty() { Err(self.exhausted(table)) } else { Ok(blocks) }
     }
 
-    fn exhausted(&self, opened: &Opened) -> StoreError {
-        self.store_capacity(1.0);
-        let remedy = if last_legal_ticket(opened.last_ticket, self.step) == opened.last_ticket {
+    fn exhausted(&self, table: &Table) -> StoreError {
+        let remedy = if last_legal_ticket(table.last_ticket, self.step()) == table.last_ticket {
             format!(
                 "its column id ({}) ends at {}. Widen it: ALTER TABLE generator_table MODIFY id BIGINT NOT NULL \
                  AUTO_INCREMENT;",
-                opened.column_type, opened.last_ticket
+                table.column_type, table.last_ticket
             )
         } else {
             format!("ids end at {DEFAULT_MAX_ID}, for JSON readers would mix up larger ones. Go over to another table")
@@ -318,32 +356,33 @@ impl Tickets {
         )
     }
 
-    fn report(&self, opened: &Opened, state: &mut State, tickets: &[u64], needed: u64) {
+    /// How much of the column is used; warns where that, or the step, calls for a person.
+    fn report(&self, table: &Table, state: &mut State, tickets: &[u64], needed: u64) -> f64 {
         let newest = tickets.last().copied().unwrap_or(0);
         #[allow(clippy::cast_precision_loss)]
-        let used = newest as f64 / last_legal_ticket(opened.last_ticket, self.step).max(1) as f64;
-        self.store_capacity(used);
+        let used = newest as f64 / last_legal_ticket(table.last_ticket, self.step()).max(1) as f64;
         if used >= WARN_CAPACITY && !std::mem::replace(&mut state.warned_of.capacity, true) {
             tracing::warn!(
                 "generator_table is {:.0} % used: its column id ({}) ends at {}. Widen it before it ends: ALTER TABLE \
                  generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT;",
                 used * 100.0,
-                opened.column_type,
-                opened.last_ticket
+                table.column_type,
+                table.last_ticket
             );
         }
         if needed > MANY_TICKETS && !std::mem::replace(&mut state.warned_of.step, true) {
             tracing::warn!(
                 "a lease wants {needed} tickets of step {}: the step is too small for this rate, which uses the column id \
                  up, costs the database rows, and keeps the runway short. Step {} would do",
-                self.step,
-                (needed * self.step).next_multiple_of(1000)
+                self.step(),
+                (needed * self.step()).next_multiple_of(1000)
             );
         }
+        used
     }
 
-    fn store_capacity(&self, used: f64) {
-        self.capacity_used.store(used.to_bits(), Ordering::Relaxed);
+    fn step(&self) -> u64 {
+        self.step.get()
     }
 }
 
@@ -399,9 +438,57 @@ async fn delete_older_rows(session: &mut Session<'_>, own_rows: &mut Vec<u64>) -
     Ok(())
 }
 
+/// `id`'s column type, such as `int(11)`; with a remark where it is not an auto-increment.
+async fn column_type(session: &mut Session<'_>) -> Result<String, StoreError> {
+    let rows: Vec<(String, String)> = session
+        .rows(
+            "SELECT COLUMN_TYPE, EXTRA FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() \
+             AND TABLE_NAME = 'generator_table' AND COLUMN_NAME = 'id'",
+        )
+        .await?;
+    let (column, extra) = rows.into_iter().next().unwrap_or_default();
+    let is_auto = extra.to_ascii_lowercase().contains("auto_increment");
+    Ok(if is_auto { column } else { format!("{column} without AUTO_INCREMENT") })
+}
+
+/// The largest value of an auto-increment column of a type such as `int(11)` or `bigint unsigned`.
+fn largest(column_type: &str) -> Option<u64> {
+    let lower = column_type.to_ascii_lowercase();
+    if lower.contains("without") {
+        return None;
+    }
+    let bits = match lower.split(['(', ' ']).next()? {
+        "tinyint" => 8,
+        "smallint" => 16,
+        "mediumint" => 24,
+        "int" | "integer" => 32,
+        "bigint" => 64,
+        _ => return None,
+    };
+    let bits = if lower.contains("unsigned") { bits } else { bits - 1 };
+    Some(u64::MAX >> (64 - bits))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_column_ends_where_its_type_does() {
+        for (column, last) in [
+            ("int(11)", Some(2_147_483_647)),
+            ("int", Some(2_147_483_647)),
+            ("int(10) unsigned", Some(4_294_967_295)),
+            ("bigint(20)", Some(i64::MAX.cast_unsigned())),
+            ("bigint unsigned", Some(u64::MAX)),
+            ("tinyint(4)", Some(127)),
+            ("int(11) without AUTO_INCREMENT", None),
+            ("varchar(36)", None),
+            ("", None),
+        ] {
+            assert_eq!(largest(column), last, "{column}");
+        }
+    }
 
     #[test]
     fn a_ticket_is_the_seeds_arithmetic() {

@@ -5,7 +5,8 @@
 //! to `ok` again.
 
 use super::super::Session;
-use super::{ErrorKind, Opened, State, StoreError, Tickets};
+use super::super::database::MOVED;
+use super::{DEFAULT_SEQUENCE, ErrorKind, State, StoreError, Table, Tickets};
 
 /// What one SELECT tells of the table, of the row of `seqsvr_meta`, and of the server.
 pub(super) struct Seen {
@@ -24,11 +25,11 @@ pub(super) struct Seen {
 type Row = (Option<u64>, u64, u64, u64, String, String, String, String);
 
 impl Tickets {
-    pub(super) async fn look(&self, session: &mut Session<'_>, opened: &Opened) -> Result<Seen, StoreError> {
+    pub(super) async fn look(&self, session: &mut Session<'_>, table: &Table) -> Result<Seen, StoreError> {
         let sql = format!(
             "SELECT (SELECT MAX(id) FROM generator_table), @@auto_increment_increment, first_ticket, step, state, server, \
              store_id, {} FROM seqsvr_meta WHERE id = 1",
-            opened.identity.expression
+            table.database.identity.expression
         );
         let rows: Vec<Row> = session.rows(&sql).await?;
         let (max, increment, first_ticket, step, state, server, store_id, connected_to) =
@@ -43,17 +44,18 @@ impl Tickets {
     }
 
     /// What must hold before a ticket is asked for, and again before one that came is handed out.
-    pub(super) fn check(&self, seen: &Seen, opened: &Opened) -> Result<(), StoreError> {
+    pub(super) fn check(&self, seen: &Seen, table: &Table) -> Result<(), StoreError> {
         let at = &self.server.described;
         let wrong = |kind, what: String| Err(StoreError::new(kind, format!("{at}: {what}")));
-        if seen.store_id != opened.store_id {
+        if seen.store_id != table.database.store_id {
             return wrong(ErrorKind::Misconfigured, format!("the store_id changed to {} while we ran", seen.store_id));
         }
-        if seen.step != self.step {
+        if seen.step != self.step() {
             let what = format!(
                 "the ids of this table are leased with step {}, the configuration says step {}. Two steps on one table \
                  hand ids out twice. Set step: {0} in the configuration",
-                seen.step, self.step
+                seen.step,
+                self.step()
             );
             return wrong(ErrorKind::Misconfigured, what);
         }
@@ -70,6 +72,7 @@ impl Tickets {
         }
         match seen.state.as_str() {
             "ok" => Ok(()),
+            MOVED => Err(StoreError::new(ErrorKind::Stale, format!("{at}: default moved to the counter layout"))),
             REGRESSED => Err(self.regressed(seen, "as seqsvr_meta.state says")),
             other => wrong(
                 ErrorKind::Unavailable,
@@ -90,8 +93,8 @@ impl Tickets {
 
     /// Raises the first ticket, never lowers it, to this node's own mark: where the counter can't be trusted, nodes that
     /// remember nothing must not take what this one holds. Best effort; the state or the server make them refuse.
-    pub(super) async fn raise_first_ticket(&self, session: &mut Session<'_>, opened: &Opened) {
-        let needed = self.ticket_needed().min(opened.last_ticket);
+    pub(super) async fn raise_first_ticket(&self, session: &mut Session<'_>, table: &Table) {
+        let needed = self.ticket_needed().min(table.last_ticket);
         let sql = format!("UPDATE seqsvr_meta SET first_ticket = {needed} WHERE id = 1 AND first_ticket < {needed}");
         if let Err(failed) = session.execute(&sql).await {
             tracing::debug!("first_ticket could not be raised to {needed}: {}", failed.error);
@@ -112,8 +115,8 @@ impl Tickets {
 
     /// The first ticket that lies past all that this node ever leased.
     pub(super) fn ticket_needed(&self) -> u64 {
-        let mark = self.node.high_water_mark(super::super::super::DEFAULT_SEQUENCE);
-        mark.saturating_sub(1).div_ceil(self.step)
+        let mark = self.node.high_water_mark(DEFAULT_SEQUENCE);
+        mark.saturating_sub(1).div_ceil(self.step())
     }
 
     /// What a person has to do and to run; `more` is set besides.
@@ -124,7 +127,7 @@ impl Tickets {
              stop a node that you can't ask. With the largest of them run: INSERT INTO generator_table (id, uuid) VALUES \
              (TICKET, UUID()) ON DUPLICATE KEY UPDATE id = id; UPDATE seqsvr_meta SET first_ticket = \
              GREATEST(first_ticket, TICKET + 1), state = 'ok'{more} WHERE id = 1;",
-            self.step,
+            self.step(),
             self.ticket_needed().max(seen.first_ticket).max(1)
         )
     }

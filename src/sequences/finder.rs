@@ -1,0 +1,223 @@
+//! What asks the store for sequences: those that a request names for the first time, and those that changed.
+//!
+//! Names are looked up many at a time, by one query after another, however many requests wait: a flood of names costs the
+//! store one query at a time. That sequences were created, altered, advanced or deleted shows in one number, which is read
+//! every two seconds; only when it changed are the definitions read.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::Sequences;
+use crate::config::NewSequence;
+use crate::metrics::Metrics;
+use crate::name::SequenceName;
+use crate::node::Node;
+use crate::refill::policy::Policy;
+use crate::sequence::{Sequence, Shared};
+use crate::store::{Catalog, Definition, ErrorKind, MOST_NAMES, StoreError};
+
+/// How often it is looked for changes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Every so many looks all definitions are read, whatever the revision says: rows can be edited by hand.
+const LOOKS_PER_FULL_ONE: u32 = 30;
+
+/// The pause after a query that found none of its names: who asks for such names can wait a little.
+const PAUSE_AFTER_NOTHING: Duration = Duration::from_millis(50);
+
+/// A query that failed is tried once more: connections that were idle while the store restarted are found broken.
+const TRIES: u32 = 2;
+
+/// A name that was asked for.
+#[derive(Debug)]
+pub struct Asked {
+    pub(super) name: SequenceName,
+    /// Whether there is a sequence of that name; it is among the known ones then. Or why that can't be told.
+    pub(super) reply: oneshot::Sender<Result<bool, String>>,
+}
+
+/// The two tasks that ask.
+pub struct Finder {
+    /// Where what is found is put.
+    pub sequences: Arc<Sequences>,
+    /// Who is asked.
+    pub store: Arc<dyn Catalog>,
+    /// The configuration's, which are made where they are missing.
+    pub declared: Vec<NewSequence>,
+    /// How much of a new sequence is held.
+    pub policy: Policy,
+    /// What new sequences share.
+    pub shared: Arc<Shared>,
+    /// Where the marks are.
+    pub node: Arc<Node>,
+    /// Where look-ups are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Finder {
+    /// Looks up the names that come through `asked`, for ever.
+    pub async fn look_up(self: Arc<Self>, mut asked: mpsc::Receiver<Asked>) {
+        let mut batch = Vec::with_capacity(MOST_NAMES);
+        while asked.recv_many(&mut batch, MOST_NAMES).await > 0 {
+            let names: HashSet<SequenceName> = batch.iter().map(|asked| asked.name.clone()).collect();
+            let names: Vec<SequenceName> = names.into_iter().collect();
+            let found = self.find_or_make(&names).await;
+            let is_nothing = found.as_ref().is_ok_and(HashMap::is_empty);
+            if let Ok(found) = &found {
+                for name in &names {
+                    match found.get(name) {
+                        Some(definition) => self.take_in(definition),
+                        None => self.sequences.remember_unknown(name.clone()),
+                    }
+                }
+            }
+            for Asked { name, reply } in batch.drain(..) {
+                let answer = match &found {
+                    Ok(found) => Ok(found.contains_key(&name)),
+                    Err(error) => Err(error.what.clone()),
+                };
+                self.metrics.looked_up(match &answer {
+                    Ok(true) => "found",
+                    Ok(false) => "unknown",
+                    Err(_) => "failed",
+                });
+                // Who asked may have given up.
+                let _ = reply.send(answer);
+            }
+            if is_nothing {
+                sleep(PAUSE_AFTER_NOTHING).await;
+            }
+        }
+    }
+
+    /// Those of `names` that there are and that are not deleted; declared ones are made.
+    async fn find_or_make(&self, names: &[SequenceName]) -> Result<HashMap<SequenceName, Definition>, StoreError> {
+        let mut found = self.find(names).await?;
+        let is_missing = |new: &&NewSequence| names.contains(&new.name) && !found.iter().any(|d| d.name == new.name);
+        let missing: Vec<&NewSequence> = self.declared.iter().filter(is_missing).collect();
+        if !missing.is_empty() {
+            for new in &missing {
+                self.make(new).await?;
+            }
+            found = self.find(names).await?;
+        }
+        let live = found.into_iter().filter(|definition| !definition.is_deleted);
+        Ok(live.map(|definition| (definition.name.clone(), definition)).collect())
+    }
+
+    async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
+        let mut tries = 1;
+        loop {
+            match self.store.find(names).await {
+                Err(_) if tries < TRIES => tries += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn make(&self, new: &NewSequence) -> Result<(), StoreError> {
+        match self.store.create(new).await {
+            Ok(()) => {
+                tracing::warn!(
+                    "made the sequence {}, which the configuration declares, from id {}",
+                    new.name,
+                    new.first_id
+                );
+                Ok(())
+            }
+            // Another node was faster.
+            Err(error) if error.kind == ErrorKind::Refused => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes what was found known.
+    fn take_in(&self, definition: &Definition) {
+        let known = self.sequences.by_name.pin();
+        if let Some(sequence) = known.get(&definition.name) {
+            sequence.announce(Some(definition.terms));
+            return;
+        }
+        let (name, terms) = (definition.name.clone(), definition.terms);
+        let most_held = self.policy.max_held(terms.step.get(), self.store.most_held(&name, terms));
+        let mark = self.node.high_water_mark(name.as_str());
+        let sequence = Sequence::new(name.clone(), terms, most_held, mark, self.shared.clone());
+        known.insert(name, sequence);
+    }
+
+    /// Makes the declared sequences, and looks for changes, for ever.
+    pub async fn look_for_changes(self: Arc<Self>) {
+        let (mut is_declared, mut seen, mut looks) = (false, None, 0);
+        loop {
+            let looked = async {
+                if !is_declared {
+                    self.declare().await?;
+                    is_declared = true;
+                }
+                let revision = self.store.revision().await?;
+                if seen != Some(revision) || looks % LOOKS_PER_FULL_ONE == 0 {
+                    self.refresh().await?;
+                    seen = Some(revision);
+                }
+                looks += 1;
+                Ok::<(), StoreError>(())
+            };
+            if let Err(error) = looked.await {
+                // The refill says what is wrong with the store. Until it is away no more, nothing changes.
+                tracing::debug!("the sequences' definitions can't be read: {error}");
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Makes the declared sequences that are missing, and tells of those that are not as they are declared.
+    async fn declare(&self) -> Result<(), StoreError> {
+        for declared in self.declared.chunks(MOST_NAMES) {
+            let names: Vec<SequenceName> = declared.iter().map(|new| new.name.clone()).collect();
+            let found = self.store.find(&names).await?;
+            for new in declared {
+                let name = &new.name;
+                match found.iter().find(|definition| definition.name == *name) {
+                    None => self.make(new).await?,
+                    Some(definition) if definition.is_deleted => tracing::warn!(
+                        "the configuration declares the sequence {name}, but it was deleted: make it again with `seqsvr \
+                         sequence create {name}`, or remove it from the configuration"
+                    ),
+                    Some(Definition { terms, .. }) if (terms.step, terms.max_id) != (new.step, new.max_id) => {
+                        tracing::warn!(
+                            "the configuration declares the sequence {name} with step {} and max_id {}, but it has {} and {}, \
+                             which count: change them with `seqsvr sequence alter {name}`",
+                            new.step.get(),
+                            new.max_id,
+                            terms.step.get(),
+                            terms.max_id
+                        );
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the definitions of all that are known.
+    async fn refresh(&self) -> Result<(), StoreError> {
+        let known = self.sequences.all();
+        for some in known.chunks(MOST_NAMES) {
+            let names: Vec<SequenceName> = some.iter().map(|sequence| sequence.name().clone()).collect();
+            let found: HashMap<SequenceName, Definition> =
+                self.store.find(&names).await?.into_iter().map(|found| (found.name.clone(), found)).collect();
+            for sequence in some {
+                let live = found.get(sequence.name()).filter(|definition| !definition.is_deleted);
+                sequence.announce(live.map(|definition| definition.terms));
+            }
+        }
+        // Those among them that were created are found at once.
+        self.sequences.unknown().clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,322 @@
+//! The counter layout's rules, the same on every database: what a row of `seqsvr_sequence` allows to lease, and how a
+//! person's change alters it. Pure functions; the stores read and write the rows.
+
+use std::num::NonZeroU64;
+
+use super::{Change, Definition, ErrorKind, StoreError, Terms};
+use crate::config::{NewSequence, Step};
+use crate::name::SequenceName;
+use crate::segment::{Block, MAX_END};
+
+/// A row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// The first id that no lease covers.
+    pub(super) next_id: u64,
+    pub(super) step: Step,
+    /// Inclusive.
+    pub(super) max_id: u64,
+    /// The database server that `next_id` was last fenced for; empty where the store has no such thing.
+    pub(super) server: String,
+    pub(super) incarnation: u32,
+    pub(super) is_deleted: bool,
+    pub(super) description: String,
+}
+
+/// The `server` of a counter that a node found below what it had leased; no server is named so.
+pub(super) const REGRESSED: &str = "regressed";
+
+/// What a row allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// These ids: as many as were asked for, or the last ones.
+    Lease(Block),
+    /// The sequence is another than the terms say.
+    Stale,
+    /// The counter was last fenced for another server, or was found to have gone back.
+    NotFenced,
+    /// The counter is below this node's high-water mark.
+    WentBack,
+    /// No id is left.
+    Exhausted,
+}
+
+impl Row {
+    /// What a lease of `want` ids gets on `server`, by a node that holds `terms` and has leased up to `mark` before.
+    pub(super) fn verdict(&self, terms: Terms, server: &str, mark: u64, want: NonZeroU64) -> Verdict {
+        if self.is_deleted || self.incarnation != terms.incarnation {
+            Verdict::Stale
+        } else if self.server != server {
+            Verdict::NotFenced
+        } else if self.next_id < mark {
+            Verdict::WentBack
+        } else {
+            let end = self.next_id.saturating_add(want.get()).min(self.max_id.saturating_add(1)).min(MAX_END);
+            Block::new(self.next_id, end).map_or(Verdict::Exhausted, Verdict::Lease)
+        }
+    }
+
+    /// How much of the ids that the sequence can ever have is leased, 0 to 1.
+    pub(super) fn capacity_used(next_id: u64, max_id: u64) -> f64 {
+        #[allow(clippy::cast_precision_loss)]
+        let used = next_id.saturating_sub(1) as f64 / max_id.max(1) as f64;
+        used.min(1.0)
+    }
+
+    /// As the callers of a store know it.
+    pub(super) fn definition(self, name: SequenceName) -> Definition {
+        Definition {
+            name,
+            terms: Terms { step: self.step, max_id: self.max_id, incarnation: self.incarnation },
+            next_id: Some(self.next_id),
+            is_deleted: self.is_deleted,
+            description: self.description,
+        }
+    }
+
+    /// What a verdict other than a lease is told. `at` is the store, `mark` as in [`verdict`](Self::verdict).
+    pub(super) fn refusal(
+        &self,
+        verdict: Verdict,
+        name: &SequenceName,
+        at: &str,
+        server: &str,
+        mark: u64,
+    ) -> StoreError {
+        let advance = format!(
+            "NEXT must be past what any node has LEASED, not only handed out: the largest metric \
+             seqsvr_high_water_mark_ids{{sequence=\"{name}\"}} of all nodes (of a stopped one: data_dir/node.json), here {}; \
+             stop a node that you can't ask. Then run: seqsvr sequence advance {name} --to NEXT",
+            mark.max(self.next_id)
+        );
+        match verdict {
+            Verdict::Stale | Verdict::Lease(_) => stale(name, at),
+            Verdict::Exhausted => StoreError::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "{at}: sequence {name} is used up: its largest id {} is leased. Raise it: seqsvr sequence alter {name} \
+                     --max-id N, or go over to a new sequence",
+                    self.max_id
+                ),
+            ),
+            Verdict::NotFenced if self.server != REGRESSED => StoreError::new(
+                ErrorKind::Unsafe,
+                format!(
+                    "{at}: this is server '{server}', but the counter of sequence {name} was last fenced for server '{}'. \
+                     After a failover or a restore, commits that the old server acknowledged may be missing here, so ids \
+                     could be repeated, and nothing is leased. {advance}",
+                    self.server
+                ),
+            ),
+            Verdict::NotFenced | Verdict::WentBack => StoreError::new(
+                ErrorKind::Unsafe,
+                format!(
+                    "{at}: the counter of sequence {name} went back (it is at {}): a restored backup, or a lowered next_id. \
+                     Ids could be repeated, so no node leases. {advance}",
+                    self.next_id
+                ),
+            ),
+        }
+    }
+}
+
+/// The error for terms that are not the store's any more.
+pub(super) fn stale(name: &SequenceName, at: &str) -> StoreError {
+    StoreError::new(ErrorKind::Stale, format!("{at}: sequence {name} was changed, or deleted"))
+}
+
+/// A person's change.
+#[derive(Clone, Debug)]
+pub(super) enum Edit {
+    Create(NewSequence),
+    Alter(Change),
+    /// To this `next_id`.
+    Advance(u64),
+    Delete,
+}
+
+impl Edit {
+    /// The row after the change; `before` is the one of now. Equal rows mean that there is nothing to do. `server` is
+    /// the one that is connected.
+    pub(super) fn apply(&self, name: &SequenceName, before: Option<&Row>, server: &str) -> Result<Row, StoreError> {
+        let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
+        let live = before.filter(|row| !row.is_deleted);
+        match (self, live) {
+            (Self::Create(_), Some(_)) => refused(format!("there is a sequence {name} already")),
+            (Self::Create(new), None) => Ok(Row {
+                // A tombstone's counter: what nodes hold of the deleted one stays unique.
+                next_id: match before.map_or(0, |row| row.next_id).max(new.first_id) {
+                    next_id if next_id <= new.max_id => next_id,
+                    next_id => {
+                        return refused(format!(
+                            "sequence {name} was there before, and goes on from id {next_id}: --max-id can't be below that"
+                        ));
+                    }
+                },
+                step: new.step,
+                max_id: new.max_id,
+                // A counter that is to be fenced still is.
+                server: before.map_or(server, |row| &row.server).to_owned(),
+                incarnation: before.map_or(0, |row| row.incarnation) + 1,
+                is_deleted: false,
+                description: new.description.clone(),
+            }),
+            (_, None) => refused(format!("there is no sequence {name}. To see which there are: seqsvr sequence list")),
+            (Self::Alter(change), Some(row)) => {
+                let max_id = change.max_id.unwrap_or(row.max_id);
+                if max_id < row.next_id.saturating_sub(1) && max_id != row.max_id {
+                    return refused(format!(
+                        "the ids of sequence {name} are leased up to {} already: --max-id can't be below that",
+                        row.next_id - 1
+                    ));
+                }
+                Ok(Row {
+                    step: change.step.unwrap_or(row.step),
+                    max_id,
+                    description: change.description.clone().unwrap_or_else(|| row.description.clone()),
+                    ..row.clone()
+                })
+            }
+            (&Self::Advance(to), Some(row)) => {
+                if to > row.max_id {
+                    return refused(format!(
+                        "the largest id of sequence {name} is {}: its next one can't be {to}. Raise it first: seqsvr \
+                         sequence alter {name} --max-id N",
+                        row.max_id
+                    ));
+                }
+                let moved = to > row.next_id;
+                Ok(Row {
+                    next_id: row.next_id.max(to),
+                    incarnation: row.incarnation + u32::from(moved),
+                    server: server.to_owned(),
+                    ..row.clone()
+                })
+            }
+            (Self::Delete, Some(_)) if name.is_default() => {
+                refused("default can't be deleted: /new would have no sequence".to_owned())
+            }
+            (Self::Delete, Some(row)) => Ok(Row { is_deleted: true, ..row.clone() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TERMS: Terms = Terms { step: Step::of(100), max_id: 1_000, incarnation: 1 };
+
+    fn row() -> Row {
+        Row {
+            next_id: 501,
+            step: TERMS.step,
+            max_id: TERMS.max_id,
+            server: "here".into(),
+            incarnation: 1,
+            is_deleted: false,
+            description: String::new(),
+        }
+    }
+
+    fn verdict(row: &Row, mark: u64, want: u64) -> Verdict {
+        row.verdict(TERMS, "here", mark, NonZeroU64::new(want).unwrap())
+    }
+
+    #[test]
+    fn a_row_says_what_may_be_leased() {
+        let block = |start, end| Verdict::Lease(Block::new(start, end).unwrap());
+        for (why, row, mark, want, expected) in [
+            ("as asked for", row(), 501, 100, block(501, 601)),
+            ("the last ones", row(), 0, 10_000, block(501, 1_001)),
+            ("no end of numbers", Row { max_id: u64::MAX, ..row() }, 0, u64::MAX, block(501, MAX_END)),
+            ("used up", Row { next_id: 1_001, ..row() }, 0, 1, Verdict::Exhausted),
+            ("past its end", Row { next_id: u64::MAX, ..row() }, 0, 1, Verdict::Exhausted),
+            ("one below the mark", row(), 502, 100, Verdict::WentBack),
+            ("deleted", Row { is_deleted: true, ..row() }, 0, 1, Verdict::Stale),
+            ("another incarnation", Row { incarnation: 2, ..row() }, 0, 1, Verdict::Stale),
+            ("another server", Row { server: "there".into(), ..row() }, 0, 1, Verdict::NotFenced),
+            ("went back", Row { server: REGRESSED.into(), ..row() }, 0, 1, Verdict::NotFenced),
+        ] {
+            assert_eq!(verdict(&row, mark, want), expected, "{why}");
+        }
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // reads better in the tables below
+    fn apply(edit: Edit, before: Option<&Row>) -> Result<Row, String> {
+        edit.apply(&"orders".parse().unwrap(), before, "here").map_err(|error| error.what)
+    }
+
+    fn new(first_id: u64) -> NewSequence {
+        NewSequence { first_id, ..NewSequence::new("orders".parse().unwrap(), Step::of(7)) }
+    }
+
+    #[test]
+    fn a_sequence_created_again_goes_on_from_its_tombstone() {
+        let deleted = apply(Edit::Delete, Some(&row())).unwrap();
+        assert!(deleted.is_deleted && deleted.next_id == 501);
+        let again = apply(Edit::Create(new(1)), Some(&deleted)).unwrap();
+        assert_eq!((again.next_id, again.incarnation, again.is_deleted), (501, 2, false));
+        assert_eq!(apply(Edit::Create(new(9_000)), Some(&deleted)).unwrap().next_id, 9_000);
+        let unsafe_one = Row { server: REGRESSED.into(), ..deleted };
+        assert_eq!(apply(Edit::Create(new(1)), Some(&unsafe_one)).unwrap().server, REGRESSED);
+    }
+
+    #[test]
+    fn what_can_not_be_done_is_told() {
+        let (row, tombstone) = (row(), Row { is_deleted: true, ..row() });
+        let small = NewSequence { max_id: 500, ..new(1) };
+        let alter = |max_id| Change { max_id: Some(max_id), ..Change::default() };
+        for (edit, before, wanted) in [
+            (Edit::Create(new(1)), Some(&row), "there is a sequence orders already"),
+            (Edit::Create(small), Some(&tombstone), "goes on from id 501"),
+            (Edit::Delete, None, "there is no sequence orders"),
+            (Edit::Delete, Some(&tombstone), "there is no sequence orders"),
+            (Edit::Advance(600), Some(&tombstone), "there is no sequence orders"),
+            (Edit::Alter(alter(499)), Some(&row), "leased up to 500 already"),
+            (Edit::Advance(1_001), Some(&row), "its next one can't be 1001"),
+        ] {
+            let told = apply(edit, before).unwrap_err();
+            assert!(told.contains(wanted), "{wanted}: {told}");
+        }
+        let default = Edit::Delete.apply(&SequenceName::default(), Some(&row), "here");
+        assert!(default.unwrap_err().what.contains("can't be deleted"));
+        assert_eq!(apply(Edit::Alter(alter(500)), Some(&row)).unwrap().max_id, 500);
+    }
+
+    #[test]
+    fn advancing_moves_forward_only_and_fences() {
+        let elsewhere = Row { server: "there".into(), ..row() };
+        let back = apply(Edit::Advance(3), Some(&elsewhere)).unwrap();
+        assert_eq!(back, Row { server: "here".into(), ..row() });
+        let forward = apply(Edit::Advance(502), Some(&elsewhere)).unwrap();
+        assert_eq!((forward.next_id, forward.incarnation), (502, 2));
+    }
+
+    proptest! {
+        /// Whatever people do, in whatever order, no counter goes back.
+        #[test]
+        fn no_edit_lowers_the_counter(edits in prop::collection::vec((0..4, 1..1_000_u64), 1..40)) {
+            let mut row: Option<Row> = None;
+            for (kind, number) in edits {
+                let new = new(number);
+                let change = Change { max_id: Some(number), ..Change::default() };
+                let edit = match kind {
+                    0 => Edit::Create(new),
+                    1 => Edit::Alter(change),
+                    2 => Edit::Advance(number),
+                    _ => Edit::Delete,
+                };
+                if let Ok(after) = apply(edit, row.as_ref()) {
+                    if let Some(before) = &row {
+                        prop_assert!(after.next_id >= before.next_id);
+                        prop_assert!(after.incarnation >= before.incarnation);
+                    }
+                    row = Some(after);
+                }
+            }
+        }
+    }
+}

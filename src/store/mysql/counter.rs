@@ -1,0 +1,284 @@
+//! The counter layout: one row a sequence in `seqsvr_sequence`, blocks of any size.
+//!
+//! A lease is one autocommit statement; its block is read from that statement's own OK packet and from nowhere else. What
+//! it demands of the row stands in its WHERE, so that nothing is spent where a guard says no; then the row is looked at
+//! to say why.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use mysql_async::prelude::Queryable;
+
+use super::super::counter::{Edit, REGRESSED, Row, Verdict, stale};
+use super::super::{Definition, ErrorKind, Leased, StoreError, Terms};
+use super::database::{self, Opened};
+use super::{Done, Failed, Server, Session};
+use crate::config::Step;
+use crate::name::SequenceName;
+use crate::node::Node;
+use crate::segment::Block;
+
+/// No such table: nobody made a sequence yet.
+const NO_SUCH_TABLE: u16 = 1146;
+
+/// So often an edit that lost against another one is tried.
+const MOST_TRIES: u32 = 10;
+
+pub(super) struct Counters {
+    server: Arc<Server>,
+    node: Arc<Node>,
+}
+
+/// The columns of [`Row`], behind the name.
+const COLUMNS: &str = "name, next_id, step, max_id, server, incarnation, deleted_at IS NOT NULL, description";
+type Columns = (String, u64, u64, u64, String, u32, bool, String);
+
+impl Counters {
+    pub(super) fn new(server: Arc<Server>, node: Arc<Node>) -> Self {
+        Self { server, node }
+    }
+
+    pub(super) async fn lease(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        name: &SequenceName,
+        terms: Terms,
+        want: NonZeroU64,
+    ) -> Result<Leased, StoreError> {
+        let mark = self.node.high_water_mark(name.as_str());
+        if let Some(leased) = self.claim(session, opened, name, terms, mark, want).await? {
+            return Ok(leased);
+        }
+        let Some((row, server)) = self.look(session, opened, name).await? else {
+            return Err(stale(name, &self.server.described));
+        };
+        match row.verdict(terms, &server, mark, want) {
+            // Fewer are left than were asked for.
+            Verdict::Lease(block) if block.len() < want.get() => {
+                let rest = NonZeroU64::new(block.len()).expect("a block is not empty");
+                let leased = self.claim(session, opened, name, terms, mark, rest).await?;
+                leased.ok_or_else(|| self.lost_a_race(name))
+            }
+            // It was set right in between.
+            Verdict::Lease(_) => Err(self.lost_a_race(name)),
+            verdict => {
+                if matches!(verdict, Verdict::NotFenced | Verdict::WentBack) {
+                    self.raise(session, opened, name, mark).await;
+                }
+                Err(row.refusal(verdict, name, &self.server.described, &server, mark))
+            }
+        }
+    }
+
+    /// Sets the next `count` ids aside; `None` where the row says no.
+    async fn claim(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        name: &SequenceName,
+        terms: Terms,
+        mark: u64,
+        count: NonZeroU64,
+    ) -> Result<Option<Leased>, StoreError> {
+        let sql = format!(
+            "UPDATE seqsvr_sequence SET next_id = LAST_INSERT_ID(next_id + {count}) WHERE name = '{name}' \
+             AND server = {} AND deleted_at IS NULL AND incarnation = {} AND next_id >= {mark} \
+             AND next_id + {count} <= max_id + 1",
+            opened.identity.expression, terms.incarnation
+        );
+        match session.execute(&sql).await {
+            Ok(Done { affected_rows: 1, last_insert_id: Some(end) }) => {
+                let block = end.get().checked_sub(count.get()).and_then(|start| Block::new(start, end.get()));
+                let block = block.ok_or_else(|| {
+                    let what =
+                        format!("{}: the counter of sequence {name} is out of range: {end}", self.server.described);
+                    StoreError::new(ErrorKind::Unsafe, what)
+                })?;
+                let capacity_used = Row::capacity_used(block.end(), terms.max_id);
+                Ok(Some(Leased { blocks: vec![block], capacity_used }))
+            }
+            Ok(Done { affected_rows: 0, .. }) => Ok(None),
+            Ok(_) => Err(StoreError::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "{}: a lease of sequence {name} reported several rows, or no id; discarded",
+                    self.server.described
+                ),
+            )),
+            Err(failed) if is_missing_table(&failed) => Ok(None),
+            Err(failed) => Err(failed.error),
+        }
+    }
+
+    /// The row, and the server that was asked for it.
+    async fn look(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        name: &SequenceName,
+    ) -> Result<Option<(Row, String)>, StoreError> {
+        let server = opened.identity.read(session).await?;
+        let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name = '{name}'");
+        Ok(self.select(session, &sql).await?.into_iter().next().map(|(_, row)| (row, server)))
+    }
+
+    /// Where the counter can't be trusted: raises it to this node's own mark, never lowers it, and records that it went
+    /// back, so that nodes which remember nothing refuse too. Best effort; this node refuses by its own mark.
+    async fn raise(&self, session: &mut Session<'_>, opened: &Opened, name: &SequenceName, mark: u64) {
+        let sql = format!(
+            "UPDATE seqsvr_sequence SET server = IF(server = {}, '{REGRESSED}', server), next_id = {mark} \
+             WHERE name = '{name}' AND next_id < {mark}",
+            opened.identity.expression
+        );
+        if let Err(failed) = session.execute(&sql).await {
+            tracing::debug!("the counter of sequence {name} could not be raised to {mark}: {}", failed.error);
+        }
+    }
+
+    /// As [`super::BlockStore::give_back`]: one statement, sent once.
+    pub(super) async fn give_back(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        name: &SequenceName,
+        terms: Terms,
+        tail: Block,
+    ) -> Result<bool, StoreError> {
+        let sql = format!(
+            "UPDATE seqsvr_sequence SET next_id = {} WHERE name = '{name}' AND next_id = {} AND incarnation = {} \
+             AND server = {} AND deleted_at IS NULL",
+            tail.start(),
+            tail.end(),
+            terms.incarnation,
+            opened.identity.expression
+        );
+        Ok(session.execute(&sql).await?.affected_rows == 1)
+    }
+
+    pub(super) async fn find(
+        &self,
+        session: &mut Session<'_>,
+        names: &[SequenceName],
+    ) -> Result<Vec<Definition>, StoreError> {
+        let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name IN ({})", names.join(","));
+        self.definitions(session, &sql).await
+    }
+
+    pub(super) async fn list(
+        &self,
+        session: &mut Session<'_>,
+        after: Option<&SequenceName>,
+        most: u32,
+    ) -> Result<Vec<Definition>, StoreError> {
+        let after = after.map_or("", SequenceName::as_str);
+        let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name > '{after}' ORDER BY name LIMIT {most}");
+        self.definitions(session, &sql).await
+    }
+
+    async fn definitions(&self, session: &mut Session<'_>, sql: &str) -> Result<Vec<Definition>, StoreError> {
+        Ok(self.select(session, sql).await?.into_iter().map(|(name, row)| row.definition(name)).collect())
+    }
+
+    /// Rows of [`COLUMNS`]; none where there is no such table.
+    async fn select(
+        &self,
+        session: &mut Session<'_, impl Queryable>,
+        sql: &str,
+    ) -> Result<Vec<(SequenceName, Row)>, StoreError> {
+        let rows: Vec<Columns> = match session.rows(sql).await {
+            Ok(rows) => rows,
+            Err(failed) if is_missing_table(&failed) => Vec::new(),
+            Err(failed) => return Err(failed.error),
+        };
+        rows.into_iter()
+            .map(|(name, next_id, step, max_id, server, incarnation, is_deleted, description)| {
+                let broken = |what: &str| {
+                    let what = format!("{}: seqsvr_sequence has a row '{name}' {what}", self.server.described);
+                    StoreError::new(ErrorKind::Misconfigured, what)
+                };
+                let step = Step::new(step).ok_or_else(|| broken("with step 0"))?;
+                let name = name.parse().map_err(|allowed| broken(&format!("whose name is not allowed: {allowed}")))?;
+                Ok((name, Row { next_id, step, max_id, server, incarnation, is_deleted, description }))
+            })
+            .collect()
+    }
+
+    fn lost_a_race(&self, name: &SequenceName) -> StoreError {
+        let what = format!("{}: the row of sequence {name} changed in between", self.server.described);
+        StoreError::new(ErrorKind::Conflict, what)
+    }
+
+    /// Does what a person asks for; says whether the counter moved. Tried again where another edit was in the way.
+    pub(super) async fn edit(&self, opened: &Opened, name: &SequenceName, edit: &Edit) -> Result<bool, StoreError> {
+        let mut tries = 1;
+        loop {
+            match self.try_edit(opened, name, edit).await {
+                Err(error) if error.kind == ErrorKind::Conflict && tries < MOST_TRIES => tries += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_edit(&self, opened: &Opened, name: &SequenceName, edit: &Edit) -> Result<bool, StoreError> {
+        if matches!(edit, Edit::Create(_)) {
+            self.make_table(&mut self.server.connect().await?).await?;
+        }
+        let mut session = self.server.transaction().await?;
+        let server = opened.identity.read(&mut session).await?;
+        let before = self.lock(&mut session, name).await?;
+        let after = edit.apply(name, before.as_ref(), &server)?;
+        if before.as_ref() == Some(&after) {
+            return Ok(false);
+        }
+        self.write(&mut session, name, &after).await?;
+        session.execute("UPDATE seqsvr_meta SET revision = revision + 1 WHERE id = 1").await?;
+        session.commit().await?;
+        Ok(before.is_none_or(|before| after.next_id > before.next_id))
+    }
+
+    /// Makes the table where it is missing; the first sequence brings it.
+    pub(super) async fn make_table(&self, session: &mut Session<'_>) -> Result<(), StoreError> {
+        match session.rows::<u64>("SELECT 1 FROM seqsvr_sequence LIMIT 0").await {
+            Err(failed) if is_missing_table(&failed) => database::create(session, &[database::CREATE_SEQUENCE]).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the whole row, new or not.
+    pub(super) async fn write(
+        &self,
+        session: &mut Session<'_, impl Queryable>,
+        name: &SequenceName,
+        row: &Row,
+    ) -> Result<(), StoreError> {
+        let deleted_at = if row.is_deleted { "CURRENT_TIMESTAMP" } else { "NULL" };
+        let (next_id, step, max_id, incarnation) = (row.next_id, row.step.get(), row.max_id, row.incarnation);
+        let sql = format!(
+            "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, server, incarnation, deleted_at, description) \
+             VALUES ('{name}', {next_id}, {step}, {max_id}, ?, {incarnation}, {deleted_at}, ?) \
+             ON DUPLICATE KEY UPDATE next_id = {next_id}, step = {step}, max_id = {max_id}, server = ?, \
+             incarnation = {incarnation}, deleted_at = {deleted_at}, description = ?"
+        );
+        let values = (&row.server, &row.description, &row.server, &row.description).into();
+        Ok(session.execute_with(&sql, values).await?)
+    }
+
+    /// The row of `name`, locked until the transaction of `session` ends.
+    pub(super) async fn lock(
+        &self,
+        session: &mut Session<'_, impl Queryable>,
+        name: &SequenceName,
+    ) -> Result<Option<Row>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name = '{name}' FOR UPDATE");
+        Ok(self.select(session, &sql).await?.into_iter().next().map(|(_, row)| row))
+    }
+}
+
+fn is_missing_table(failed: &Failed) -> bool {
+    failed.server.as_ref().is_some_and(|server| server.code == NO_SUCH_TABLE)
+}

@@ -1,0 +1,290 @@
+//! The database as a whole: who serves it, whose ids are in it, and in which layout `default` is. It is looked at, and what
+//! is missing is made, before the first lease and after an error.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mysql_async::prelude::Queryable;
+
+use super::{ErrorKind, Identity, Server, Session, StoreError};
+use crate::config::{NewSequence, Step};
+use crate::node::Node;
+
+/// The seed's DDL, word for word.
+pub(super) const CREATE_GENERATOR_TABLE: &str = "CREATE TABLE IF NOT EXISTS `generator_table` (
+  `id` int(11) NOT NULL AUTO_INCREMENT,
+  `uuid` char(36) NOT NULL COMMENT 'Machine identification',
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `id_UNIQUE` (`id`),
+  UNIQUE KEY `stub_UNIQUE` (`uuid`) USING BTREE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8 COLLATE=utf8_unicode_ci";
+
+/// One row, made by the first node.
+const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS seqsvr_meta (
+  id           TINYINT UNSIGNED NOT NULL PRIMARY KEY,  -- always 1
+  step         INT UNSIGNED     NOT NULL,              -- ids per ticket
+  first_ticket BIGINT UNSIGNED  NOT NULL,              -- tickets below it are not handed out
+  state        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- ok, regressed, migrating, moved
+  server       VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server that the tickets were last fenced for
+  store_id     CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  revision     BIGINT UNSIGNED  NOT NULL DEFAULT 1     -- +1 whenever a sequence is created, altered, advanced or deleted
+) ENGINE=InnoDB";
+
+/// One row a sequence.
+pub(super) const CREATE_SEQUENCE: &str = "CREATE TABLE IF NOT EXISTS seqsvr_sequence (
+  name        VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+  next_id     BIGINT UNSIGNED NOT NULL,                      -- the first id that no lease covers
+  step        INT UNSIGNED    NOT NULL,                      -- ids of the smallest block
+  max_id      BIGINT UNSIGNED NOT NULL DEFAULT 9007199254740991,  -- the largest id, at most 2^63 - 2
+  server      VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server that next_id was last fenced for
+  incarnation INT UNSIGNED    NOT NULL DEFAULT 1,            -- +1 when it is advanced, or created again
+  deleted_at  TIMESTAMP       NULL DEFAULT NULL,             -- a tombstone: created again, it goes on from next_id
+  description VARCHAR(255) CHARACTER SET utf8mb4 NOT NULL DEFAULT '',
+  created_at  TIMESTAMP       NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  updated_at  TIMESTAMP       NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+) ENGINE=InnoDB";
+
+/// The `state` of `seqsvr_meta` that says that `default` is in the counter layout.
+pub(super) const MOVED: &str = "moved";
+
+/// Where `default` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// In `generator_table`.
+    Tickets,
+    /// In `seqsvr_sequence`.
+    Counter,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) identity: Identity,
+    pub(super) store_id: String,
+    pub(super) layout: Layout,
+}
+
+/// The row of `seqsvr_meta`, as far as it matters here.
+struct Meta {
+    store_id: String,
+    layout: Layout,
+}
+
+pub(super) struct Database {
+    server: Arc<Server>,
+    /// The tickets', by the configuration.
+    step: Step,
+    /// `default`, as it is made in the counter layout.
+    default: NewSequence,
+    /// The configuration declares `default` as a sequence of the counter layout.
+    default_is_counter: bool,
+    node: Arc<Node>,
+    opened: Mutex<Option<Arc<Opened>>>,
+}
+
+impl Database {
+    pub(super) fn new(
+        server: Arc<Server>,
+        step: Step,
+        default: NewSequence,
+        default_is_counter: bool,
+        node: Arc<Node>,
+    ) -> Self {
+        Self { server, step, default, default_is_counter, node, opened: Mutex::default() }
+    }
+
+    /// What was found when it was last opened; opens it where that is due. Two that open it at once both look: a look
+    /// that hangs holds up nobody else.
+    pub(super) async fn opened(&self, session: &mut Session<'_>) -> Result<Arc<Opened>, StoreError> {
+        if let Some(opened) = &*self.slot() {
+            return Ok(opened.clone());
+        }
+        let opened = Arc::new(self.open(session).await?);
+        *self.slot() = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// The next one who needs it looks anew.
+    pub(super) fn forget(&self) {
+        *self.slot() = None;
+    }
+
+    /// Where `default` is, if that is known.
+    pub(super) fn layout(&self) -> Option<Layout> {
+        self.slot().as_ref().map(|opened| opened.layout)
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Opened>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The revision of the definitions. Forgets what was found if `default` moved since.
+    pub(super) async fn revision(&self, session: &mut Session<'_>, opened: &Opened) -> Result<u64, StoreError> {
+        let rows: Vec<(u64, String)> = session.rows("SELECT revision, state FROM seqsvr_meta WHERE id = 1").await?;
+        let (revision, state) = rows.into_iter().next().ok_or_else(|| self.no_meta())?;
+        if layout_of(&state) != opened.layout {
+            self.forget();
+        }
+        Ok(revision)
+    }
+
+    /// Where `default` is in the ticket layout: the configuration must not say otherwise.
+    pub(super) fn check_layout(&self) -> Result<(), StoreError> {
+        if !self.default_is_counter {
+            return Ok(());
+        }
+        Err(self.misconfigured(
+            "the configuration declares the sequence default, but its ids are leased from generator_table here. Run \
+             `seqsvr migrate --counter` to move it, or remove it from the configuration's sequences",
+        ))
+    }
+
+    /// Leases nothing: looks, and makes what is missing.
+    async fn open(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
+        let identity = Identity::of(session).await?;
+        let tables: Vec<String> = session
+            .rows(
+                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                 AND TABLE_NAME IN ('generator_table', 'seqsvr_meta', 'seqsvr_sequence')",
+            )
+            .await?;
+        let has = |name: &str| tables.iter().any(|table| table == name);
+        let found = if has("seqsvr_meta") { meta(session).await? } else { None };
+        if found.is_none() {
+            // Before anything is made: this may be another database than the one the node leased from.
+            self.check_store(None)?;
+        }
+        let layout = match &found {
+            Some(meta) => meta.layout,
+            None if self.default_is_counter && !has("generator_table") => Layout::Counter,
+            None => Layout::Tickets,
+        };
+        if found.is_some() && layout == Layout::Tickets && !has("generator_table") {
+            // Made anew, its counter would begin at 1.
+            return Err(self.misconfigured(
+                "generator_table is gone, though seqsvr_meta tells of it: the counter was in it. Put it back from a \
+                 backup, with its rows",
+            ));
+        }
+        if found.is_some() && layout == Layout::Counter && !has("seqsvr_sequence") {
+            return Err(self.misconfigured(
+                "seqsvr_sequence is gone, though seqsvr_meta tells of it: the counters were in it. Put it back from a backup"
+            ));
+        }
+        let of_default = match layout {
+            Layout::Tickets => ("generator_table", CREATE_GENERATOR_TABLE),
+            Layout::Counter => ("seqsvr_sequence", CREATE_SEQUENCE),
+        };
+        let missing: Vec<&str> = [of_default, ("seqsvr_meta", CREATE_META)]
+            .into_iter()
+            .filter_map(|(name, ddl)| (!has(name)).then_some(ddl))
+            .collect();
+        create(session, &missing).await?;
+        let store_id = match found {
+            Some(meta) => meta.store_id,
+            None => self.make_meta_row(session, &identity, layout).await?,
+        };
+        self.check_store(Some(&store_id))?;
+        // From here on the marks are of this store, and of no other.
+        self.node.remember_store(&store_id);
+        Ok(Opened { identity, store_id, layout })
+    }
+
+    fn check_store(&self, found: Option<&str>) -> Result<(), StoreError> {
+        self.node.check_store(found).map_err(|error| self.misconfigured(&error.to_string()))
+    }
+
+    fn misconfigured(&self, what: &str) -> StoreError {
+        StoreError::new(ErrorKind::Misconfigured, format!("{}: {what}", self.server.described))
+    }
+
+    fn no_meta(&self) -> StoreError {
+        self.misconfigured("the row of seqsvr_meta is gone. Put it back from a backup")
+    }
+
+    /// Makes the meta row, and in the counter layout that of `default`; the `store_id` of whoever was first.
+    async fn make_meta_row(
+        &self,
+        session: &mut Session<'_>,
+        identity: &Identity,
+        layout: Layout,
+    ) -> Result<String, StoreError> {
+        // Tickets of before are not ours to hand out.
+        let (first_ticket, state) = match layout {
+            Layout::Tickets => ("(SELECT COALESCE(MAX(id), 0) + 1 FROM generator_table)", "ok"),
+            Layout::Counter => ("1", MOVED),
+        };
+        if layout == Layout::Counter {
+            let NewSequence { name, step, first_id, max_id, description } = &self.default;
+            let sql = format!(
+                "INSERT IGNORE INTO seqsvr_sequence (name, next_id, step, max_id, server, description) \
+                 VALUES ('{name}', {first_id}, {}, {max_id}, {}, ?)",
+                step.get(),
+                identity.expression
+            );
+            session.execute_with(&sql, (description,).into()).await?;
+        }
+        // The step is the one of our configuration: the seed recorded none.
+        let sql = format!(
+            "INSERT IGNORE INTO seqsvr_meta (id, step, first_ticket, state, server, store_id) VALUES (1, {}, \
+             {first_ticket}, '{state}', {}, '{}')",
+            self.step.get(),
+            identity.expression,
+            uuid::Uuid::new_v4()
+        );
+        if session.execute(&sql).await?.affected_rows == 1 && layout == Layout::Tickets {
+            tracing::warn!(
+                "{}: recorded step {} in seqsvr_meta: every node must have the same, and so must those have had that used \
+                 generator_table before",
+                self.server.described,
+                self.step.get()
+            );
+        }
+        match meta(session).await? {
+            Some(meta) if meta.layout == layout => Ok(meta.store_id),
+            // Another node was first, and is configured otherwise: look again.
+            Some(_) => Err(StoreError::new(
+                ErrorKind::Conflict,
+                format!("{}: another node makes the tables just now", self.server.described),
+            )),
+            None => Err(self.no_meta()),
+        }
+    }
+}
+
+fn layout_of(state: &str) -> Layout {
+    if state == MOVED { Layout::Counter } else { Layout::Tickets }
+}
+
+async fn meta(session: &mut Session<'_>) -> Result<Option<Meta>, StoreError> {
+    let rows: Vec<(String, String)> = session.rows("SELECT store_id, state FROM seqsvr_meta WHERE id = 1").await?;
+    Ok(rows.into_iter().next().map(|(store_id, state)| Meta { store_id, layout: layout_of(&state) }))
+}
+
+/// Makes what is missing; where the account may not, the error says what an administrator has to run.
+pub(super) async fn create(session: &mut Session<'_, impl Queryable>, missing: &[&str]) -> Result<(), StoreError> {
+    let at = &session.server.described;
+    for ddl in missing {
+        match session.execute(ddl).await {
+            Ok(_) => {
+                let table = ddl.split_whitespace().nth(5).unwrap_or_default();
+                tracing::warn!("{at}: made the table {table}, which was missing");
+            }
+            Err(failed) if matches!(failed.server.as_ref().map(|server| server.code), Some(1044 | 1142)) => {
+                let account: Vec<(String, String)> = session.rows("SELECT CURRENT_USER(), DATABASE()").await?;
+                let (user, database) = account.into_iter().next().unwrap_or_default();
+                let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
+                return Err(StoreError::new(
+                    ErrorKind::Misconfigured,
+                    format!(
+                        "{at}: tables are missing and this account may not make them. As an administrator, in the \
+                         database {database}, run:\n{};\nGRANT SELECT, INSERT, UPDATE, DELETE ON `{database}`.* TO \
+                         '{name}'@'{host}';",
+                        missing.join(";\n"),
+                    ),
+                ));
+            }
+            Err(failed) => return Err(failed.error),
+        }
+    }
+    Ok(())
+}
