@@ -1,5 +1,5 @@
 # What a developer types is what CI calls.
-.PHONY: run test test-deps test-loom check check-deps bench
+.PHONY: run test test-deps test-loom torture check check-deps bench
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
@@ -20,10 +20,15 @@ test-deps:
 test-loom:
 	SEQSVR_LOOM=1 $(CARGO) test --lib
 
+# Bounds on speed and loss with the database slow, away or fought for, in half an hour: tests/torture; ONLY="latency zipf" for some
+torture: test-deps
+	$(CARGO) test --release --test torture -- $(ONLY)
+
 # Form, lints, documentation, dependencies.
 check: check-deps
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) clippy --test torture --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items --locked
 	./scripts/deny.sh
 

@@ -167,7 +167,12 @@ fn check(sources: &Sources, config: &Config) {
             mysql.host, mysql.database, mysql.user, mysql.password
         ),
     };
-    println!("{source} is right: port {}, step {}, {store}", config.port, config.step.get());
+    let sequences = match config.sequences.len() {
+        0 => String::new(),
+        1 => ", 1 sequence declared".to_owned(),
+        n => format!(", {n} sequences declared"),
+    };
+    println!("{source} is right: port {}, step {}, {store}{sequences}", config.port, config.step.get());
 }
 
 /// No answer within this is as bad as a wrong one.

@@ -293,7 +293,7 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub fn render(&self, samples: &[SequenceSample], is_ready: bool) -> Vec<u8> {
+    pub fn render(&self, samples: impl IntoIterator<Item = SequenceSample>, is_ready: bool) -> Vec<u8> {
         self.is_ready.set(is_ready.into());
         let scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
         scraped.fill(samples);
@@ -310,7 +310,7 @@ impl Default for Metrics {
 }
 
 impl Scraped {
-    fn fill(&self, samples: &[SequenceSample]) {
+    fn fill(&self, samples: impl IntoIterator<Item = SequenceSample>) {
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         for sample in summed(samples) {
             let label = &[&*sample.label];
@@ -335,12 +335,11 @@ impl Scraped {
 }
 
 /// The samples, those of one label as one: counts are added, and the shortest runway and the fullest sequence stand for all.
-fn summed(samples: &[SequenceSample]) -> Vec<SequenceSample> {
-    let mut by_label: BTreeMap<&str, SequenceSample> = BTreeMap::new();
+fn summed(samples: impl IntoIterator<Item = SequenceSample>) -> impl Iterator<Item = SequenceSample> {
+    let mut by_label: BTreeMap<Label, SequenceSample> = BTreeMap::new();
     for sample in samples {
-        by_label
-            .entry(&sample.label)
-            .and_modify(|sum| {
+        match by_label.get_mut(&sample.label) {
+            Some(sum) => {
                 sum.handed_out += sample.handed_out;
                 sum.held += sample.held;
                 sum.runway_seconds = sum.runway_seconds.min(sample.runway_seconds);
@@ -348,10 +347,11 @@ fn summed(samples: &[SequenceSample]) -> Vec<SequenceSample> {
                 sum.waiters += sample.waiters;
                 sum.capacity_used = sum.capacity_used.max(sample.capacity_used);
                 sum.high_water_mark = sum.high_water_mark.max(sample.high_water_mark);
-            })
-            .or_insert_with(|| sample.clone());
+            }
+            None => drop(by_label.insert(sample.label.clone(), sample)),
+        }
     }
-    by_label.into_values().collect()
+    by_label.into_values()
 }
 
 /// Brings a counter up to a total that is kept elsewhere and never falls.
@@ -387,8 +387,8 @@ mod tests {
             capacity_used: 0.25,
             high_water_mark: 201,
         };
-        metrics.render(std::slice::from_ref(&sample), false);
-        let text = String::from_utf8(metrics.render(&[sample], true)).unwrap();
+        metrics.render([sample.clone()], false);
+        let text = String::from_utf8(metrics.render([sample], true)).unwrap();
         for line in [
             "seqsvr_ids_total{sequence=\"default\"} 40",
             "seqsvr_ids_held{sequence=\"default\"} 60",
@@ -426,9 +426,8 @@ mod tests {
             capacity_used: 0.0,
             high_water_mark: 1,
         };
-        let samples: Vec<SequenceSample> = labels.iter().map(sample).collect();
-        metrics.render(&samples, true);
-        let text = String::from_utf8(metrics.render(&samples, true)).unwrap();
+        metrics.render(labels.iter().map(sample), true);
+        let text = String::from_utf8(metrics.render(labels.iter().map(sample), true)).unwrap();
         let series = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
         assert_eq!(series("seqsvr_ids_total{"), MOST_LABELS + 1);
         assert!(text.contains("seqsvr_ids_total{sequence=\"(others)\"} 100\n"), "{text}");

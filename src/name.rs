@@ -5,8 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::{self, Deserializer};
+use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
 
 /// The sequence that `/new` uses.
 pub const DEFAULT_SEQUENCE: &str = "default";
@@ -50,6 +51,12 @@ impl FromStr for SequenceName {
         } else {
             Err("a sequence's name has 1 to 128 characters out of A-Z a-z 0-9 . _ : -")
         }
+    }
+}
+
+impl Serialize for SequenceName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

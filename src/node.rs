@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::name::SequenceName;
+
 const FILE: &str = "node.json";
 const LOCK: &str = "node.lock";
 
@@ -61,7 +63,7 @@ struct Remembered {
     is_adopting: bool,
     /// Sequence name -> the largest block end leased (exclusive).
     #[serde(default)]
-    high_water_marks: BTreeMap<String, u64>,
+    high_water_marks: BTreeMap<SequenceName, u64>,
 }
 
 /// This node.
@@ -169,9 +171,9 @@ impl Node {
     }
 
     /// Raises the mark of `sequence` to `end` (exclusive); never lowers it.
-    pub fn raise_high_water_mark(&self, sequence: &str, end: u64) {
+    pub fn raise_high_water_mark(&self, sequence: &SequenceName, end: u64) {
         let mut state = self.state();
-        let mark = state.remembered.high_water_marks.entry(sequence.to_owned()).or_default();
+        let mark = state.remembered.high_water_marks.entry(sequence.clone()).or_default();
         if *mark < end {
             *mark = end;
             state.is_saved = false;
@@ -200,7 +202,7 @@ impl Node {
             if std::mem::replace(&mut state.is_saved, true) {
                 return Ok(());
             }
-            state.remembered.clone()
+            serde_json::to_vec_pretty(&state.remembered)?
         };
         let written = write(&home.dir, &remembered);
         if written.is_err() {
@@ -221,10 +223,10 @@ impl Remembered {
     }
 }
 
-fn write(dir: &Path, remembered: &Remembered) -> io::Result<()> {
+fn write(dir: &Path, remembered: &[u8]) -> io::Result<()> {
     let new = dir.join(format!("{FILE}.new"));
     let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec_pretty(remembered)?)?;
+    file.write_all(remembered)?;
     file.sync_all()?;
     fs::rename(&new, dir.join(FILE))?;
     File::open(dir)?.sync_all()
@@ -240,10 +242,10 @@ mod tests {
         let node = Node::open(dir.path()).unwrap();
         let id = node.id();
         node.remember_store("a");
-        node.raise_high_water_mark("default", 201);
-        node.raise_high_water_mark("default", 101);
+        node.raise_high_water_mark(&SequenceName::default(), 201);
+        node.raise_high_water_mark(&SequenceName::default(), 101);
         assert!(!node.lower_high_water_mark("default", 151, 101), "not where the mark is elsewhere");
-        node.raise_high_water_mark("default", 301);
+        node.raise_high_water_mark(&SequenceName::default(), 301);
         assert!(node.lower_high_water_mark("default", 301, 201), "a tail that goes back");
         node.save().unwrap();
         drop(node);

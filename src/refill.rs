@@ -8,7 +8,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU64;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -36,6 +36,9 @@ const LEASES_AT_ONCE: usize = 6;
 /// Conflicts are part of sharing a table; for longer than this, something holds a lock that a person should know of.
 const CONFLICT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// So many sequences have lines of their own in the log while they fail.
+const MOST_TOLD: usize = 20;
+
 /// A runway that is short for longer than this is told: growing takes a second or two.
 const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,6 +50,16 @@ pub struct Refill {
     leases: Semaphore,
     started: Instant,
     progress: watch::Sender<Progress>,
+    told: Mutex<Told>,
+}
+
+/// What the log was told of failures, to keep it short.
+#[derive(Debug, Default)]
+struct Told {
+    /// Sequences that fail and had a line of their own.
+    sequences: usize,
+    /// That there are more.
+    is_rest: bool,
 }
 
 /// How `default` stands, for who starts and stops the server.
@@ -91,7 +104,7 @@ impl Refill {
         progress: watch::Sender<Progress>,
     ) -> Arc<Self> {
         let leases = Semaphore::new(LEASES_AT_ONCE);
-        Arc::new(Self { store, policy, metrics, leases, started: Instant::now(), progress })
+        Arc::new(Self { store, policy, metrics, leases, started: Instant::now(), progress, told: Mutex::default() })
     }
 
     /// Tends the sequences that come through `due`, until `stop` says so (or its sender is gone); leases in flight are
@@ -149,6 +162,7 @@ impl Refill {
             self.policy.max_held(terms.step.get(), self.store.store().most_held(sequence.name(), terms)),
         );
         if is_deleted {
+            self.is_told_no_more(sequence);
             sequence.drop_held("deleted");
             sequence.set_supply(Supply::Gone);
             tracing::info!("sequence {} was deleted", sequence.name());
@@ -196,7 +210,7 @@ impl Refill {
     async fn lease_once(&self, sequence: &Arc<Sequence>, want: NonZeroU64) -> Option<Duration> {
         match self.lease(sequence, want).await {
             Outcome::Leased(leased) => {
-                recovered(sequence);
+                self.recovered(sequence);
                 sequence.append(&leased.blocks);
                 self.tidy(sequence).await;
                 pace(sequence).backoff.reset();
@@ -214,7 +228,7 @@ impl Refill {
             },
             Outcome::Failed(error) => Some(self.failed(sequence, error)),
             Outcome::Panicked(what) => {
-                report(sequence, &what, None);
+                self.report(sequence, &what, None);
                 Some(pace(sequence).backoff.pause(false, jitter()))
             }
         }
@@ -235,7 +249,7 @@ impl Refill {
 
     /// Takes in a failure; how long to pause.
     fn failed(&self, sequence: &Sequence, error: StoreError) -> Duration {
-        report(sequence, &error.what, Some(error.kind));
+        self.report(sequence, &error.what, Some(error.kind));
         if sequence.name().is_default() {
             self.progress.send_if_modified(|progress| {
                 let is_first_time = *progress != Progress::Leased;
@@ -293,6 +307,60 @@ impl Refill {
         let _ = guarded(async move { store.store().tidy(&name).await }).await;
     }
 
+    /// One line when it begins to fail, and one when it fails in another way. Where many sequences fail, it is the store:
+    /// then not each has lines of its own.
+    fn report(&self, sequence: &Sequence, what: &str, kind: Option<ErrorKind>) {
+        let failing_for = sequence.fail(what, kind);
+        let is_passing = kind == Some(ErrorKind::Conflict) && failing_for < CONFLICT_PATIENCE;
+        // Misconfigured from the start on ends the process, which says so itself.
+        let is_final =
+            kind == Some(ErrorKind::Misconfigured) && sequence.name().is_default() && !sequence.health().has_leased;
+        let outcome = kind.map_or("panic", ErrorKind::outcome);
+        let mut pace = pace(sequence);
+        if is_passing || is_final || pace.reported == Some(outcome) {
+            return;
+        }
+        if pace.reported.is_none() {
+            let mut told = self.told();
+            if told.sequences == MOST_TOLD {
+                if !std::mem::replace(&mut told.is_rest, true) {
+                    tracing::error!(
+                        "leasing of more than {MOST_TOLD} sequences fails: the others are not told one by one"
+                    );
+                }
+                return;
+            }
+            told.sequences += 1;
+        }
+        pace.reported = Some(outcome);
+        tracing::error!("leasing of sequence {} fails, and is tried again: {what}", sequence.name());
+    }
+
+    fn recovered(&self, sequence: &Sequence) {
+        let since = sequence.health().failure.as_ref().map(|failure| failure.since);
+        if self.is_told_no_more(sequence)
+            && let Some(since) = since
+        {
+            let seconds = since.elapsed().as_secs_f64();
+            tracing::info!("leasing of sequence {} works again, after {seconds:.1} s", sequence.name());
+        }
+    }
+
+    /// Whether the failure of the sequence was told; that is over.
+    fn is_told_no_more(&self, sequence: &Sequence) -> bool {
+        if pace(sequence).reported.take().is_none() {
+            return false;
+        }
+        let mut told = self.told();
+        told.sequences -= 1;
+        told.is_rest &= told.sequences > 0;
+        true
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One line when the runway is short for a while, and one when it is there again.
     fn tell_of_runway(&self, sequence: &Sequence, facts: &Facts) {
         let now = self.started.elapsed();
@@ -328,29 +396,6 @@ impl Refill {
                 facts.held
             );
         }
-    }
-}
-
-/// One line when it begins to fail, and one when it fails in another way.
-fn report(sequence: &Sequence, what: &str, kind: Option<ErrorKind>) {
-    let failing_for = sequence.fail(what, kind);
-    let is_passing = kind == Some(ErrorKind::Conflict) && failing_for < CONFLICT_PATIENCE;
-    // Misconfigured from the start on ends the process, which says so itself.
-    let is_final =
-        kind == Some(ErrorKind::Misconfigured) && sequence.name().is_default() && !sequence.health().has_leased;
-    let outcome = kind.map_or("panic", ErrorKind::outcome);
-    let mut pace = pace(sequence);
-    if !is_passing && !is_final && pace.reported != Some(outcome) {
-        pace.reported = Some(outcome);
-        tracing::error!("leasing of sequence {} fails, and is tried again: {what}", sequence.name());
-    }
-}
-
-fn recovered(sequence: &Sequence) {
-    let since = sequence.health().failure.as_ref().map(|failure| failure.since);
-    if let (Some(_), Some(since)) = (pace(sequence).reported.take(), since) {
-        let seconds = since.elapsed().as_secs_f64();
-        tracing::info!("leasing of sequence {} works again, after {seconds:.1} s", sequence.name());
     }
 }
 

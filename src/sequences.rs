@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::metrics::SequenceSample;
+use crate::metrics::Metrics;
 use crate::name::SequenceName;
 use crate::sequence::{Sequence, Shared};
 
@@ -128,9 +128,9 @@ impl Sequences {
         self.by_name.pin().values().cloned().collect()
     }
 
-    /// What a scrape finds.
-    pub fn samples(&self) -> Vec<SequenceSample> {
-        self.by_name.pin().values().map(|sequence| sequence.sample()).collect()
+    /// The text that Prometheus reads.
+    pub fn render(&self, metrics: &Metrics, is_ready: bool) -> Vec<u8> {
+        metrics.render(self.by_name.pin().values().map(|sequence| sequence.sample()), is_ready)
     }
 }
 

@@ -26,6 +26,6 @@ pub async fn readyz(worker: web::Data<Worker>) -> HttpResponse {
 pub async fn metrics(worker: web::Data<Worker>) -> HttpResponse {
     const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     let service = &worker.service;
-    let text = service.metrics.render(&service.sequences.samples(), service.readiness().is_ok());
+    let text = service.sequences.render(&service.metrics, service.readiness().is_ok());
     worker.counted(Route::Metrics, HttpResponse::Ok().insert_header((CONTENT_TYPE, FORMAT)).body(text))
 }

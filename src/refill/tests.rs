@@ -110,7 +110,7 @@ impl Rig {
     }
 
     fn counted(&self, outcome: &str) -> String {
-        let text = String::from_utf8(self.metrics.render(&[], true)).unwrap();
+        let text = String::from_utf8(self.metrics.render([], true)).unwrap();
         let series = format!("seqsvr_leases_total{{outcome=\"{outcome}\"");
         text.lines().find(|line| line.starts_with(&series)).unwrap().rsplit(' ').next().unwrap().to_owned()
     }
@@ -226,7 +226,7 @@ async fn an_advanced_sequence_drops_what_it_holds_and_goes_on() {
     rig.sequence.announce(Some(terms));
     sleep(Duration::from_secs(1)).await;
     assert_eq!(rig.sequence.next().await, Ok(5_001));
-    let text = String::from_utf8(rig.metrics.render(&[], true)).unwrap();
+    let text = String::from_utf8(rig.metrics.render([], true)).unwrap();
     assert!(text.contains("seqsvr_ids_lost_total{reason=\"advanced\",sequence=\"default\"} 99\n"), "{text}");
 }
 

@@ -26,7 +26,7 @@ fn block(start: u64, end: u64) -> Block {
 }
 
 fn lost(sequence: &Sequence) -> String {
-    let text = String::from_utf8(sequence.shared.metrics.render(&[], true)).unwrap();
+    let text = String::from_utf8(sequence.shared.metrics.render([], true)).unwrap();
     let line = text.lines().find(|line| line.contains("reason=\"batch_timeout\"")).unwrap();
     line.rsplit(' ').next().unwrap().to_owned()
 }

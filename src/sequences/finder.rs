@@ -63,8 +63,16 @@ impl Finder {
     pub async fn look_up(self: Arc<Self>, mut asked: mpsc::Receiver<Asked>) {
         let mut batch = Vec::with_capacity(MOST_NAMES);
         while asked.recv_many(&mut batch, MOST_NAMES).await > 0 {
+            // Found while these waited: who comes with a crowd must not wait for a second query.
+            for Asked { reply, .. } in batch.extract_if(.., |asked| self.sequences.known(asked.name.as_str()).is_some())
+            {
+                let _ = reply.send(Ok(true));
+            }
             let names: HashSet<SequenceName> = batch.iter().map(|asked| asked.name.clone()).collect();
             let names: Vec<SequenceName> = names.into_iter().collect();
+            if names.is_empty() {
+                continue;
+            }
             let found = self.find_or_make(&names).await;
             let is_nothing = found.as_ref().is_ok_and(HashMap::is_empty);
             if let Ok(found) = &found {

@@ -48,6 +48,7 @@ impl BlockStore for Counting {
     }
     async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
         self.asked.lock().unwrap().push(names.len());
+        tokio::time::sleep(Duration::from_millis(50)).await;
         if *self.is_away.lock().unwrap() {
             return Err(StoreError::new(ErrorKind::Unavailable, "it is away"));
         }
@@ -131,7 +132,27 @@ async fn a_name_is_looked_up_once() {
         assert!(get(&rig, "orders").await.is_ok());
     }
     assert_eq!(rig.store.queries(), queries);
-    assert_eq!(rig.sequences.samples().len(), 2);
+    assert_eq!(rig.sequences.all().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_asks_for_a_new_name_waits_for_one_query() {
+    let rig = rig(&[]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    rig.store.put("orders", 1, false);
+    let queries = rig.store.queries();
+    let ask = || {
+        let sequences = rig.sequences.clone();
+        tokio::spawn(async move { sequences.get("orders").await.is_ok() })
+    };
+    let mut crowd = vec![ask()];
+    // The rest comes while the query for the first one is under way.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    crowd.extend((0..90).map(|_| ask()));
+    for one in crowd {
+        assert!(one.await.unwrap());
+    }
+    assert_eq!(rig.store.queries(), queries + 1);
 }
 
 #[tokio::test(start_paused = true)]

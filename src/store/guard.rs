@@ -40,7 +40,7 @@ impl Guard {
                 ),
             )
         })?;
-        self.node.raise_high_water_mark(sequence.as_str(), end);
+        self.node.raise_high_water_mark(sequence, end);
         Ok(leased)
     }
 

@@ -354,6 +354,8 @@ impl Inner {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let journal: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // In KiB: a lease touches one row.
+        connection.pragma_update(None, "cache_size", -256)?;
         let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
         if !journal.eq_ignore_ascii_case("wal") || synchronous != 2 {
             let what = format!("it does not keep what is durable: journal_mode={journal}, synchronous={synchronous}");
@@ -523,7 +525,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         assert_eq!(lease(&store, 10), Ok((101, 111)));
-        store.inner.node.raise_high_water_mark("default", 150);
+        store.inner.node.raise_high_water_mark(&SequenceName::default(), 150);
         for _ in 0..20 {
             assert_eq!(lease(&store, 10), Err(ErrorKind::Unsafe), "and it does not creep up to the mark");
         }
@@ -542,7 +544,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (store(dir.path()), store(dir.path()));
         lease(&one, 10).unwrap();
-        one.inner.node.raise_high_water_mark("default", 150);
+        one.inner.node.raise_high_water_mark(&SequenceName::default(), 150);
         assert_eq!(lease(&one, 10), Err(ErrorKind::Unsafe));
         assert_eq!(lease(&two, 10), Err(ErrorKind::Unsafe), "it remembers nothing, and is told by the row");
         assert_eq!(edit(&two, "default", &Edit::Advance(200)), Ok(true));

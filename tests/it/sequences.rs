@@ -12,6 +12,9 @@ use crate::support::{sql, sql_value};
 
 const DECLARED: &str = "sequences: {orders: {step: 10, description: \"it's ours\"}, users: }";
 
+/// Those that are made, changed and deleted all the time.
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
 const BOTH: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
 
 /// A change shows on every node within this.
@@ -425,7 +428,6 @@ fn two_nodes_and_the_command_line_at_once() {
         let setups = [(); 2].map(|()| Setup::on(&database, COUNTER).patient());
         let nodes = setups.each_ref().map(Setup::start);
         let ports = nodes.each_ref().map(Server::port);
-        const NAMES: [&str; 4] = ["a", "b", "c", "d"];
         let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
         let by_name = std::thread::scope(|scope| {
             let stopping = StopAtEnd(&stop);
@@ -434,10 +436,10 @@ fn two_nodes_and_the_command_line_at_once() {
                 scope.spawn(move || {
                     for n in 0.. {
                         let name = NAMES[(n + offset) % NAMES.len()];
-                        let step = 1 + (n * 7 + offset) % 50;
+                        let size = 1 + (n * 7 + offset) % 50;
                         let arguments = match (n + 2 * offset) % 4 {
-                            0 | 1 => format!("sequence create {name} --step {step}"),
-                            2 => format!("sequence alter {name} --step {step}"),
+                            0 | 1 => format!("sequence create {name} --step {size}"),
+                            2 => format!("sequence alter {name} --step {size}"),
                             _ => format!("sequence delete {name} --yes"),
                         };
                         let (code, told) = setup.run(&arguments.split(' ').collect::<Vec<_>>());

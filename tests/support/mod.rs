@@ -1,8 +1,9 @@
-//! What the tests stand on: private servers, an HTTP client, and the checker of ids.
+//! What the tests stand on: private servers, a proxy before them, an HTTP client, and the checker of ids.
 
 pub mod checker;
 pub mod database;
 pub mod http;
+pub mod proxy;
 pub mod server;
 
 use database::Database;
