@@ -304,7 +304,9 @@ fn the_end_of_what_json_can_tell_apart() {
 fn an_account_that_may_not_delete_is_told_so() {
     let database = Database::start(Flavor::MariaDb);
     sql(&database, "CREATE USER 'ids'@'%'; GRANT SELECT, INSERT, UPDATE, CREATE ON sequence.* TO 'ids'@'%'");
-    let setup = Setup::seed(&database).patient().env("SEQSVR_MYSQL__USER", "ids");
+    // What it may hold is bounded, so that the loads below call for leases.
+    let bounded = Setup::seed(&database).patient().env("SEQSVR_REFILL__MAX_BLOCK", "5000");
+    let setup = bounded.env("SEQSVR_MYSQL__USER", "ids");
     let server = setup.start();
     load(&[server.port()], 4, 1_000).assert_clean(1_000);
     server.wait_for_log("older rows of this node stay in generator_table");
