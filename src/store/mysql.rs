@@ -87,7 +87,7 @@ impl Server {
     async fn connect(&self) -> Result<Session<'_>, StoreError> {
         let conn = timeout(CONNECT_TIMEOUT, self.pool.get_conn()).await;
         match conn {
-            Ok(Ok(conn)) => Ok(Session { conn, server: self }),
+            Ok(Ok(conn)) => Ok(Session { conn, server: self, is_useless: false }),
             Ok(Err(error)) => Err(self.failed("connecting", &error)),
             Err(_) => Err(self.timed_out("connecting", CONNECT_TIMEOUT)),
         }
@@ -97,7 +97,7 @@ impl Server {
     /// [`commit`](Session::commit).
     async fn transaction(&self) -> Result<Session<'_, Transaction<'static>>, StoreError> {
         match timeout(CONNECT_TIMEOUT, self.pool.start_transaction(TxOpts::default())).await {
-            Ok(Ok(conn)) => Ok(Session { conn, server: self }),
+            Ok(Ok(conn)) => Ok(Session { conn, server: self, is_useless: false }),
             Ok(Err(error)) => Err(self.failed("connecting", &error)),
             Err(_) => Err(self.timed_out("connecting", CONNECT_TIMEOUT)),
         }
@@ -137,6 +137,9 @@ impl Server {
     }
 }
 
+/// The codes of a server, or a transaction, that may not write.
+const READ_ONLY: [u16; 3] = [1290, 1792, 1836];
+
 /// What a server's error code means for a lease, and what to add to its message.
 fn classify(code: u16) -> (ErrorKind, &'static str) {
     match code {
@@ -166,6 +169,9 @@ fn ssl(config: &config::MySql) -> Option<SslOpts> {
 struct Session<'a, C = Conn> {
     conn: C,
     server: &'a Server,
+    /// The server refused something that a new connection may be allowed: a privilege that was granted counts for new ones
+    /// only, and behind the name of a writer that became read-only there may be another server now.
+    is_useless: bool,
 }
 
 /// What a statement's own OK packet says.
@@ -186,6 +192,16 @@ impl From<Failed> for StoreError {
     }
 }
 
+impl Session<'_> {
+    /// Closes the connection where it is of no use any more; to be called after what may have failed.
+    async fn close_if_useless(self) {
+        if self.is_useless {
+            // Best effort: the pool notices a broken one.
+            let _ = timeout(CONNECT_TIMEOUT, self.conn.disconnect()).await;
+        }
+    }
+}
+
 impl Session<'_, Transaction<'static>> {
     /// Ends the transaction; what it did is durable.
     async fn commit(self) -> Result<(), StoreError> {
@@ -198,7 +214,7 @@ impl<C: Queryable> Session<'_, C> {
     /// Runs a statement with values in the place of its `?`s.
     async fn execute_with(&mut self, sql: &str, values: Params) -> Result<(), Failed> {
         let outcome = timeout(STATEMENT_TIMEOUT, self.conn.exec_drop(sql, values)).await;
-        self.server.finished(sql, outcome)
+        self.finished(sql, outcome)
     }
 
     /// Runs a statement without a result.
@@ -213,13 +229,25 @@ impl<C: Queryable> Session<'_, C> {
             Ok(done)
         };
         let outcome = timeout(STATEMENT_TIMEOUT, run).await;
-        self.server.finished(sql, outcome)
+        self.finished(sql, outcome)
     }
 
     /// Runs a query; its rows.
     async fn rows<R: FromRow + Send + 'static>(&mut self, sql: &str) -> Result<Vec<R>, Failed> {
         let outcome = timeout(STATEMENT_TIMEOUT, self.conn.query(sql)).await;
-        self.server.finished(sql, outcome)
+        self.finished(sql, outcome)
+    }
+
+    fn finished<T>(
+        &mut self,
+        sql: &str,
+        outcome: Result<mysql_async::Result<T>, tokio::time::error::Elapsed>,
+    ) -> Result<T, Failed> {
+        let finished = self.server.finished(sql, outcome);
+        if let Err(Failed { server: Some(server), error }) = &finished {
+            self.is_useless |= error.kind == ErrorKind::Misconfigured || READ_ONLY.contains(&server.code);
+        }
+        finished
     }
 }
 
@@ -365,6 +393,7 @@ impl BlockStore for MySql {
         let leased = leased.await;
         // Stale: `default` may have moved to the other layout.
         self.forget_after(&leased);
+        session.close_if_useless().await;
         leased
     }
 

@@ -410,6 +410,23 @@ fn one_that_is_locked_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn a_database_that_was_read_only_is_found_writable_again() {
+    let database = Database::start(Flavor::MariaDb);
+    sql(&database, "CREATE USER 'ids'@'%'; GRANT ALL ON sequence.* TO 'ids'@'%'");
+    // root may write to a read-only server.
+    let setup = Setup::on(&database, COUNTER).env("SEQSVR_MYSQL__USER", "ids").env("SEQSVR_LIMITS__WAIT", "50ms");
+    let server = setup.start();
+    assert_eq!(server.next(), 11);
+    sql(&database, "SET GLOBAL read_only = 1");
+    let ids = load(&[server.port()], 1, 60);
+    assert!(ids.verdict().errors > 0);
+    assert!(server.get("/new").body.contains("read-only"), "{:?}", server.get("/new"));
+    sql(&database, "SET GLOBAL read_only = 0");
+    server.wait_until_ready();
+    assert!(server.next() > *ids.ids().last().unwrap());
+}
+
+#[test]
 fn an_account_that_may_not_create_is_told_what_to_run() {
     let database = Database::start(Flavor::MySql9);
     assert_eq!(Setup::seed(&database).start().next(), 101);

@@ -171,7 +171,11 @@ impl Tickets {
             return;
         }
         let deleted = match self.server.connect().await {
-            Ok(mut session) => delete_older_rows(&mut session, &mut state.own_rows).await,
+            Ok(mut session) => {
+                let deleted = delete_older_rows(&mut session, &mut state.own_rows).await;
+                session.close_if_useless().await;
+                deleted
+            }
             Err(error) => Err(error),
         };
         match deleted {
