@@ -62,6 +62,8 @@ struct Held {
     end: u64,
     /// How many ids the segments before `current` handed out.
     retired: u64,
+    /// The end (exclusive) of what they handed out.
+    retired_to: u64,
     supply: Supply,
 }
 
@@ -101,8 +103,14 @@ pub struct Buffer {
 impl Buffer {
     /// An empty buffer whose segments call for a refill when `threshold` (a fraction, 0 to 1) of them is used.
     pub fn new(threshold: f64) -> Self {
-        let held =
-            Held { current: Arc::new(Segment::closed()), ready: Vec::new(), end: 0, retired: 0, supply: Supply::Open };
+        let held = Held {
+            current: Arc::new(Segment::closed()),
+            ready: Vec::new(),
+            end: 0,
+            retired: 0,
+            retired_to: 0,
+            supply: Supply::Open,
+        };
         Self { held: Swap::new(held), changed: Notify::new(), threshold }
     }
 
@@ -156,6 +164,7 @@ impl Buffer {
                 ready: rest.to_vec(),
                 end: held.end,
                 retired: held.retired + held.current.handed_out(),
+                retired_to: held.current.handed_to().unwrap_or(held.retired_to),
                 supply: held.supply,
             };
             promoted |= self.held.replace(&held, next);
@@ -183,7 +192,8 @@ impl Buffer {
                 return Err(Refused::Full);
             }
             let (current, end) = (held.current.clone(), block.end());
-            let next = Held { current, ready, end, retired: held.retired, supply: Supply::Open };
+            let was: &Held = &held;
+            let next = Held { current, ready, end, supply: Supply::Open, ..*was };
             if self.held.replace(&held, next) {
                 self.changed.notify_waiters();
                 return Ok(());
@@ -199,7 +209,8 @@ impl Buffer {
                 return;
             }
             let (current, ready) = (held.current.clone(), held.ready.clone());
-            let next = Held { current, ready, end: held.end, retired: held.retired, supply };
+            let was: &Held = &held;
+            let next = Held { current, ready, supply, ..*was };
             if self.held.replace(&held, next) {
                 self.changed.notify_waiters();
                 return;
@@ -225,19 +236,20 @@ impl Buffer {
             }
             // The ready blocks first: from here on there is none to promote. Only then is the current segment sealed, or a
             // promotion could slip in between and hand out what is returned here.
-            let next = Held {
-                current: held.current.clone(),
-                ready: Vec::new(),
-                end: held.end,
-                retired: held.retired,
-                supply: then(held.supply),
-            };
+            let (was, current): (&Held, _) = (&held, held.current.clone());
+            let next = Held { current, ready: Vec::new(), supply: then(held.supply), ..*was };
             if self.held.replace(&held, next) {
                 let tail = held.current.seal();
                 self.changed.notify_waiters();
                 return tail.into_iter().chain(held.ready.iter().copied()).collect();
             }
         }
+    }
+
+    /// The end (exclusive) of what was handed out; 0 if nothing was.
+    pub fn handed_to(&self) -> u64 {
+        let held = self.held.load();
+        held.current.handed_to().unwrap_or(held.retired_to)
     }
 
     /// What is held now.

@@ -490,7 +490,12 @@ fn overrides(environment: &[(String, String)]) -> Result<Vec<Override>, ConfigEr
             (variable.as_str(), text.clone())
         };
         let Some(path) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
-        let keys = path.split("__").map(str::to_lowercase).collect();
+        let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+        if keys.len() > 1 && keys[0] == "sequences" {
+            let what = "sequences can't be declared by variables, for upper and lower case differ in their names: write them \
+                        into the file";
+            return Err(ConfigError::new(variable, what));
+        }
         found.push(Override { variable: variable.to_owned(), keys, text });
     }
     // The order of the environment is not defined; errors should not depend on it.

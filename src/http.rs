@@ -14,7 +14,7 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, guard, web
 
 use crate::config::{Limits, Listen};
 use crate::metrics::{Metrics, ResponseCounts, Route};
-use crate::sequence::Sequence;
+use crate::sequence::{Failure, Sequence};
 use crate::sequences::Sequences;
 use crate::store::ErrorKind;
 
@@ -69,11 +69,13 @@ impl Service {
         let sequence = self.sequences.default_sequence();
         let health = sequence.health().clone();
         match health.failure {
+            // Another node could not help.
+            Some(Failure { kind: Some(ErrorKind::Exhausted), error, .. }) => Ok(format!("ready, but {error}")),
             Some(failure) if !health.has_leased => {
                 Err(format!("nothing was leased since the start: {}", failure.error))
             }
             None if !health.has_leased => Err("the first lease is under way".to_owned()),
-            Some(failure) if failure.kind != Some(ErrorKind::Exhausted) => {
+            Some(failure) => {
                 let since = failure.since.elapsed().as_secs();
                 if sequence.snapshot().held() == 0 {
                     return Err(format!("no id is left, and leasing fails since {since} s: {}", failure.error));
@@ -81,7 +83,7 @@ impl Service {
                 let runway = sequence.runway_seconds();
                 Ok(format!("ready, from memory for {runway:.0} s; leasing fails since {since} s: {}", failure.error))
             }
-            _ => Ok(match sequence.short_runway() {
+            None => Ok(match sequence.short_runway() {
                 Some((runway, wanted)) => format!("ready; the runway is short: {runway:.0} s of {wanted:.0} s"),
                 None => "ready".to_owned(),
             }),

@@ -180,12 +180,12 @@ impl Node {
         }
     }
 
-    /// Lowers the mark of `sequence` from `end` to `tail`, the start of what is about to be given back. Not if it is
-    /// elsewhere: then somebody else raised it.
-    pub fn lower_high_water_mark(&self, sequence: &str, end: u64, tail: u64) -> bool {
+    /// Lowers the mark of `sequence` from `end` to `handed_to`, the end (exclusive) of what was handed out, before the rest is
+    /// given back. Not if it is elsewhere: then somebody else raised it.
+    pub fn lower_high_water_mark(&self, sequence: &str, end: u64, handed_to: u64) -> bool {
         let mut state = self.state();
         match state.remembered.high_water_marks.get_mut(sequence) {
-            Some(mark) if *mark == end && tail < end => *mark = tail,
+            Some(mark) if *mark == end && handed_to < end => *mark = handed_to,
             _ => return false,
         }
         state.is_saved = false;
@@ -202,7 +202,7 @@ impl Node {
             if std::mem::replace(&mut state.is_saved, true) {
                 return Ok(());
             }
-            serde_json::to_vec_pretty(&state.remembered)?
+            state.remembered.clone()
         };
         let written = write(&home.dir, &remembered);
         if written.is_err() {
@@ -223,10 +223,10 @@ impl Remembered {
     }
 }
 
-fn write(dir: &Path, remembered: &[u8]) -> io::Result<()> {
+fn write(dir: &Path, remembered: &Remembered) -> io::Result<()> {
     let new = dir.join(format!("{FILE}.new"));
     let mut file = File::create(&new)?;
-    file.write_all(remembered)?;
+    file.write_all(&serde_json::to_vec_pretty(remembered)?)?;
     file.sync_all()?;
     fs::rename(&new, dir.join(FILE))?;
     File::open(dir)?.sync_all()

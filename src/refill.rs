@@ -30,8 +30,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// No lease may take longer, whatever its store's own time-outs add up to.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So many leases run side by side. A store's connections are as many and two.
+/// So many leases run side by side ...
 const LEASES_AT_ONCE: usize = 6;
+
+/// ... and so many of sequences whose last one failed: those that hang on a lock, say, must not hold up the others.
+const FAILING_LEASES_AT_ONCE: usize = 2;
 
 /// Conflicts are part of sharing a table; for longer than this, something holds a lock that a person should know of.
 const CONFLICT_PATIENCE: Duration = Duration::from_secs(1);
@@ -48,6 +51,7 @@ pub struct Refill {
     policy: Policy,
     metrics: Arc<Metrics>,
     leases: Semaphore,
+    failing_leases: Semaphore,
     started: Instant,
     progress: watch::Sender<Progress>,
     told: Mutex<Told>,
@@ -60,6 +64,17 @@ struct Told {
     sequences: usize,
     /// That there are more.
     is_rest: bool,
+}
+
+/// A task's hold on a sequence: if it panics, the next who wakes the sequence gets it another one.
+struct Tended<'a>(&'a Sequence);
+
+impl Drop for Tended<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.leave();
+        }
+    }
 }
 
 /// How `default` stands, for who starts and stops the server.
@@ -103,8 +118,17 @@ impl Refill {
         metrics: Arc<Metrics>,
         progress: watch::Sender<Progress>,
     ) -> Arc<Self> {
-        let leases = Semaphore::new(LEASES_AT_ONCE);
-        Arc::new(Self { store, policy, metrics, leases, started: Instant::now(), progress, told: Mutex::default() })
+        let (leases, failing_leases) = (Semaphore::new(LEASES_AT_ONCE), Semaphore::new(FAILING_LEASES_AT_ONCE));
+        Arc::new(Self {
+            store,
+            policy,
+            metrics,
+            leases,
+            failing_leases,
+            started: Instant::now(),
+            progress,
+            told: Mutex::default(),
+        })
     }
 
     /// Tends the sequences that come through `due`, until `stop` says so (or its sender is gone); leases in flight are
@@ -120,7 +144,11 @@ impl Refill {
             loop {
                 tokio::select! {
                     Some(sequence) = due.recv() => { tasks.spawn(self.clone().tend(sequence)); }
-                    Some(_) = tasks.join_next() => {}
+                    Some(ended) = tasks.join_next() => {
+                        if let Err(panic) = ended {
+                            tracing::error!("the refill of a sequence panicked, which is a bug of seqsvr: {panic}");
+                        }
+                    }
                     else => std::future::pending().await,
                 }
             }
@@ -132,11 +160,12 @@ impl Refill {
     }
 
     async fn tend(self: Arc<Self>, sequence: Arc<Sequence>) {
+        let _tended = Tended(&sequence);
         loop {
             self.take_in_news(&sequence);
             if let Some(want) = self.want(&sequence) {
                 if let Some(pause) = self.lease_once(&sequence, want).await {
-                    sleep(pause).await;
+                    self.pause(&sequence, pause).await;
                 }
                 continue;
             }
@@ -149,7 +178,20 @@ impl Refill {
             }
             sequence.leave();
             if !(sequence.has_news() || self.want(&sequence).is_some()) || !sequence.tend_again() {
+                // Nobody measures it any more.
+                sequence.set_rate(0.0);
                 return;
+            }
+        }
+    }
+
+    /// Waits after a failure; not while there are news, for a sequence that fails may be deleted.
+    async fn pause(&self, sequence: &Sequence, pause: Duration) {
+        let mut over = std::pin::pin!(sleep(pause));
+        while !sequence.has_news() {
+            tokio::select! {
+                () = &mut over => return,
+                () = sequence.refill_due() => {}
             }
         }
     }
@@ -273,7 +315,9 @@ impl Refill {
     }
 
     async fn lease(&self, sequence: &Sequence, want: NonZeroU64) -> Outcome {
-        let _permit = self.leases.acquire().await.expect("the semaphore is never closed");
+        let is_failing = sequence.health().failure.is_some();
+        let turns = if is_failing { &self.failing_leases } else { &self.leases };
+        let _permit = turns.acquire().await.expect("the semaphore is never closed");
         let (store, name, terms) = (self.store.clone(), sequence.name().clone(), sequence.terms());
         let started = Instant::now();
         let outcome = match guarded(async move { store.lease(&name, terms, want).await }).await {
@@ -361,8 +405,12 @@ impl Refill {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One line when the runway is short for a while, and one when it is there again.
+    /// One line when the runway is short for a while, and one when it is there again; of those sequences that have metrics of
+    /// their own.
     fn tell_of_runway(&self, sequence: &Sequence, facts: &Facts) {
+        if **sequence.label() != *sequence.name().as_str() {
+            return;
+        }
         let now = self.started.elapsed();
         let mut pace = pace(sequence);
         if !self.policy.is_short(facts) {

@@ -149,9 +149,15 @@ impl Segment {
         self.end - self.start
     }
 
-    /// How many ids were handed out, at some moment during the call.
+    /// How many ids were handed out, at some moment during the call; while it is being sealed, the tail may count for a moment.
     pub fn handed_out(&self) -> u64 {
         self.size() - self.remaining() - self.withdrawn.load(Ordering::Relaxed)
+    }
+
+    /// The end (exclusive) of what was handed out; `None` if nothing was.
+    pub fn handed_to(&self) -> Option<u64> {
+        let handed_out = self.handed_out();
+        (handed_out > 0).then_some(self.start + handed_out)
     }
 
     /// How many ids are left, at some moment during the call.

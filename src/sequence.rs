@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::buffer::{Buffer, Dry, Refused, Snapshot, Supply};
 use crate::metrics::{Label, Metrics, SequenceSample};
@@ -20,6 +20,9 @@ use crate::store::{ErrorKind, Terms};
 
 /// The longest runway that is told, in seconds.
 const DAY: f64 = 86_400.0;
+
+/// How often a batch looks whether leasing works again.
+const FAILING_POLL: Duration = Duration::from_millis(10);
 
 /// Why a request got no id.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -137,6 +140,8 @@ pub struct Sequence {
     capacity_used: AtomicU64,
     /// The largest block end leased, also before a restart. Relaxed: for people.
     high_water_mark: AtomicU64,
+    /// The one of the start: below it this node may have handed ids out before.
+    first_mark: u64,
     /// Held by the batch that is gathering its ids.
     gathering: tokio::sync::Mutex<()>,
     announced: Mutex<Announced>,
@@ -169,6 +174,7 @@ impl Sequence {
             rate: AtomicU64::new(0),
             capacity_used: AtomicU64::new(0),
             high_water_mark: AtomicU64::new(high_water_mark),
+            first_mark: high_water_mark,
             gathering: tokio::sync::Mutex::new(()),
             announced: Mutex::new(Announced { terms, is_deleted: false, is_new: false }),
             pace: Mutex::new(Pace { incarnation: terms.incarnation, ..Pace::default() }),
@@ -273,6 +279,15 @@ impl Sequence {
             // One batch gathers at a time, first come first served: else each takes a part and none gets all of it. A
             // single id is no part of anything.
             let _turn = if want > 1 { Some(self.gathering.lock().await) } else { None };
+            // While leasing fails the rest will hardly come: it must not take what others could still be answered with.
+            while want > 1 && self.snapshot().held() < waiting.wanted {
+                match self.health().failure.as_ref().map(|failure| failure.kind) {
+                    None => break,
+                    Some(Some(ErrorKind::Exhausted)) => return Err(Dry::Exhausted),
+                    Some(_) => {}
+                }
+                sleep(FAILING_POLL).await;
+            }
             while waiting.wanted > 0 {
                 let taken = self.buffer.take_or_wait(waiting.wanted).await?;
                 self.after(taken);
@@ -323,6 +338,8 @@ impl Sequence {
     pub fn runway_seconds(&self) -> f64 {
         let rate = f64::from_bits(self.rate.load(Ordering::Relaxed));
         match self.snapshot().held() {
+            // Nobody used it yet, or nobody can.
+            0 if !self.name.is_default() && (self.is_deleted() || !self.health().has_leased) => DAY,
             0 => 0.0,
             held => (held as f64 / rate).min(DAY),
         }
@@ -381,7 +398,10 @@ impl Sequence {
         {
             let mut announced = self.announced();
             let (terms, is_deleted) = (found.unwrap_or(announced.terms), found.is_none());
-            if announced.terms == terms && announced.is_deleted == is_deleted {
+            // Readings may overtake each other: what is older says nothing. (0 is not counted: `default` has it in the
+            // ticket layout.)
+            let is_older = terms.incarnation < announced.terms.incarnation && terms.incarnation != 0;
+            if is_older || (announced.terms == terms && announced.is_deleted == is_deleted) {
                 return;
             }
             *announced = Announced { terms, is_deleted, is_new: true };
@@ -455,10 +475,33 @@ impl Sequence {
         since.elapsed()
     }
 
-    /// Ends the handing out. What was not handed out, rising.
-    pub(crate) fn seal(&self) -> Vec<Block> {
-        self.buffer.seal()
+    /// Ends the handing out. What was not handed out.
+    pub(crate) fn seal(&self) -> Unused {
+        let sealed = self.buffer.seal();
+        let mut blocks = Vec::new();
+        for block in sealed {
+            push_joined(&mut blocks, block);
+        }
+        let tail = blocks.pop();
+        Unused { tail, before: blocks, handed_to: self.first_mark.max(self.buffer.handed_to()) }
     }
+
+    /// The incarnation of what is held.
+    pub(crate) fn held_terms(&self) -> Terms {
+        let incarnation = self.pace.lock().unwrap_or_else(PoisonError::into_inner).incarnation;
+        Terms { incarnation, ..self.terms() }
+    }
+}
+
+/// What a sequence holds at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unused {
+    /// The last run of ids: the counter can only be where it ends.
+    pub(crate) tail: Option<Block>,
+    /// What lies before it, with ids of others between.
+    pub(crate) before: Vec<Block>,
+    /// No id from here on (inclusive) was ever handed out by this node.
+    pub(crate) handed_to: u64,
 }
 
 /// The blocks of one answer. Dropped before [`finish`](Self::finish) (a time-out, or the client left), they are lost.

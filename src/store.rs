@@ -1,6 +1,6 @@
 //! Where blocks come from: the trait that every store implements, and the errors that its callers branch on.
 //!
-//! A store never sees a request, and no one but [`guard::Guard`] calls one.
+//! A store never sees a request, and no one but [`guard::Guard`] leases from one.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ pub trait BlockStore: Send + Sync {
 
     /// Takes `tail`, which the node will not hand out, back, if nobody leased behind it since; says whether it did. To be
     /// called once for a tail, and never again, whatever comes of it: a lost reply may have been a yes. The node's
-    /// high-water mark must be at `tail`'s start already.
+    /// high-water mark must not be above the end of what it has handed out any more.
     async fn give_back(&self, sequence: &SequenceName, terms: Terms, tail: Block) -> Result<bool, StoreError>;
 
     /// Those of `names` (at most [`MOST_NAMES`]) that there are, deleted ones among them.
@@ -201,14 +201,14 @@ pub trait Catalog: BlockStore {
 /// The most names of one [`BlockStore::find`].
 pub const MOST_NAMES: usize = 500;
 
-/// The store that the configuration selects; nothing is opened yet.
-pub fn select(config: &Config, node: Arc<Node>) -> Arc<dyn Catalog> {
+/// The store that the configuration selects; nothing is opened yet. `may_make`: where there is none, it is made.
+pub fn select(config: &Config, may_make: bool, node: Arc<Node>) -> Arc<dyn Catalog> {
     let default = config.default_sequence();
     match &config.store {
-        Store::Embedded => Arc::new(sqlite::Sqlite::new(&config.data_dir, default, node)),
+        Store::Embedded => Arc::new(sqlite::Sqlite::new(&config.data_dir, default, may_make, node)),
         Store::MySql(mysql) => {
             let is_declared = config.sequences.iter().any(|new| new.name.is_default());
-            Arc::new(mysql::MySql::new(mysql, config.step, default, is_declared, node))
+            Arc::new(mysql::MySql::new(mysql, config.step, default, is_declared, may_make, node))
         }
     }
 }

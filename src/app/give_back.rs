@@ -3,6 +3,9 @@
 //! In this order, so that no id can come twice: all is sealed, so that nothing of it is handed out any more; the node's
 //! marks are lowered and written, so that the lowered counter does not look as if it had gone back; then each tail is sent
 //! once and never again, for a lost reply may have been a yes.
+//!
+//! A mark goes down to the end of what the node has handed out, not only to the start of its tail: another node may lease
+//! what went back right behind a block of its own, and give both back. What nobody handed out is then above every mark.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +16,8 @@ use tokio::time::timeout;
 use super::{SAVE_TIMEOUT, save};
 use crate::name::SequenceName;
 use crate::node::Node;
-use crate::segment::{Block, push_joined};
+use crate::segment::Block;
+use crate::sequence::Unused;
 use crate::sequences::Sequences;
 use crate::store::Terms;
 use crate::store::guard::Guard;
@@ -26,7 +30,7 @@ const AT_ONCE: usize = 6;
 
 /// What became of the ids that were leased and not handed out.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Unused {
+pub struct Counts {
     /// Somebody else hands them out.
     pub given_back: u64,
     /// A gap: others leased behind them, or the layout has no way back.
@@ -43,23 +47,22 @@ struct Tail {
 }
 
 /// Ends the handing out of all sequences and gives back what can go back.
-pub async fn all(sequences: &Sequences, guard: &Arc<Guard>, node: &Arc<Node>) -> Unused {
-    let mut unused = Unused::default();
+pub async fn all(sequences: &Sequences, guard: &Arc<Guard>, node: &Arc<Node>) -> Counts {
+    let mut unused = Counts::default();
     let mut tails = Vec::new();
     for sequence in sequences.all() {
-        let mut blocks = Vec::new();
-        for block in sequence.seal() {
-            push_joined(&mut blocks, block);
+        let Unused { tail, before: mut lost, handed_to } = sequence.seal();
+        if let Some(block) = tail {
+            // The mark is elsewhere only if somebody else raised it: then this is not what was leased last.
+            if guard.store().takes_back(sequence.name())
+                && node.lower_high_water_mark(sequence.name().as_str(), block.end(), handed_to)
+            {
+                tails.push(Tail { name: sequence.name().clone(), terms: sequence.held_terms(), block });
+            } else {
+                lost.push(block);
+            }
         }
-        // The counter can only be where the last one ends.
-        if guard.store().takes_back(sequence.name())
-            && let Some(&block) = blocks.last()
-            && node.lower_high_water_mark(sequence.name().as_str(), block.end(), block.start())
-        {
-            blocks.pop();
-            tails.push(Tail { name: sequence.name().clone(), terms: sequence.terms(), block });
-        }
-        unused.behind_others += blocks.iter().map(|block| block.len()).sum::<u64>();
+        unused.behind_others += lost.iter().map(|block| block.len()).sum::<u64>();
     }
     let is_saved = timeout(SAVE_TIMEOUT, save(node)).await.unwrap_or_else(|_| {
         tracing::warn!("data_dir does not answer: what this node remembers there may be out of date");
@@ -74,7 +77,7 @@ pub async fn all(sequences: &Sequences, guard: &Arc<Guard>, node: &Arc<Node>) ->
     let (left, counts) = (Arc::new(Mutex::new(tails)), Arc::new(Mutex::new(unused)));
     let mut workers = JoinSet::new();
     for _ in 0..AT_ONCE {
-        let (guard, left, counts) = (guard.clone(), left.clone(), counts.clone());
+        let (guard, node, left, counts) = (guard.clone(), node.clone(), left.clone(), counts.clone());
         workers.spawn(async move {
             loop {
                 let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -83,7 +86,11 @@ pub async fn all(sequences: &Sequences, guard: &Arc<Guard>, node: &Arc<Node>) ->
                 let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
                 let count = match answer {
                     Ok(true) => &mut counts.given_back,
-                    Ok(false) => &mut counts.behind_others,
+                    Ok(false) => {
+                        // It did not go back: the guard is as strict as it was.
+                        node.raise_high_water_mark(&name, block.end());
+                        &mut counts.behind_others
+                    }
                     Err(error) => {
                         tracing::debug!("{} ids of sequence {name} did not go back: {error}", block.len());
                         continue;
@@ -94,7 +101,10 @@ pub async fn all(sequences: &Sequences, guard: &Arc<Guard>, node: &Arc<Node>) ->
             }
         });
     }
-    // Dropped, it ends those that still wait for an answer.
     let _ = timeout(GIVE_BACK_TIMEOUT, async { while workers.join_next().await.is_some() {} }).await;
+    // Ends those that still wait for an answer.
+    drop(workers);
+    // What did not go back. Unwritten, it costs a guard, never an id.
+    let _ = timeout(SAVE_TIMEOUT, save(node)).await;
     *counts.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -119,10 +119,15 @@ impl From<StoreError> for AppError {
     }
 }
 
-/// Runs `work` on the store that is configured.
-fn on_store<T>(config: &Config, work: impl AsyncFnOnce(&dyn Catalog) -> Result<T, AppError>) -> Result<T, AppError> {
+/// Runs `work` on the store that is configured. Only who makes a sequence (`may_make`) may make a store: what looks must not
+/// leave one behind where a host or a folder was mistyped.
+fn on_store<T>(
+    config: &Config,
+    may_make: bool,
+    work: impl AsyncFnOnce(&dyn Catalog) -> Result<T, AppError>,
+) -> Result<T, AppError> {
     start_log(Log { level: LogLevel::Warn, ..config.log });
-    if config.store == Store::Embedded {
+    if may_make && config.store == Store::Embedded {
         make_folder(&config.data_dir)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -130,7 +135,7 @@ fn on_store<T>(config: &Config, work: impl AsyncFnOnce(&dyn Catalog) -> Result<T
         .build()
         .map_err(|error| AppError::Failed(format!("threads can't be started: {error}")))?;
     // It leases nothing, so it needs no memory of its own; that of a running node is locked.
-    let store = store::select(config, Arc::new(Node::forgetful()));
+    let store = store::select(config, may_make, Arc::new(Node::forgetful()));
     runtime.block_on(async {
         let outcome = work(&*store).await;
         store.close().await;
@@ -151,22 +156,22 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
             new.max_id = max_id.map_or(new.max_id, Id::get);
             new.description = description;
             new.check().map_err(AppError::Failed)?;
-            on_store(config, async |store| {
+            on_store(config, true, async |store| {
                 store.create(&new).await?;
                 let definition = find(store, &new.name).await?;
                 print(&format!("made the sequence {}, from id {}\n", new.name, next(&definition)))
             })
         }
-        Command::List { all, json } => on_store(config, async |store| list(store, all, json).await),
-        Command::Show { name, json } => on_store(config, async |store| {
+        Command::List { all, json } => on_store(config, false, async |store| list(store, all, json).await),
+        Command::Show { name, json } => on_store(config, false, async |store| {
             let definition = find(store, &name).await?;
             print(&if json { as_json(&definition) + "\n" } else { as_text(&definition) })
         }),
-        Command::Alter { name, step, max_id, description } => on_store(config, async |store| {
+        Command::Alter { name, step, max_id, description } => on_store(config, false, async |store| {
             store.alter(&name, &Change { step, max_id: max_id.map(Id::get), description }).await?;
             print(&as_text(&find(store, &name).await?))
         }),
-        Command::Advance { name, to } => on_store(config, async |store| {
+        Command::Advance { name, to } => on_store(config, false, async |store| {
             let has_moved = store.advance(&name, to.get()).await?;
             let next = next(&find(store, &name).await?);
             print(&if has_moved {
@@ -182,7 +187,7 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
                      meant, add --yes"
                 )));
             }
-            on_store(config, async |store| {
+            on_store(config, false, async |store| {
                 store.delete(&name).await?;
                 print(&format!(
                     "deleted {name}. Its counter is kept: one made again with its name goes on from there\n"
@@ -200,7 +205,7 @@ pub(super) fn migrate(config: &Config, migrate: Migrate) -> Result<(), AppError>
                 .to_owned(),
         ));
     }
-    on_store(config, async |store| {
+    on_store(config, false, async |store| {
         let told = store.move_default().await?;
         print(&(told + "\n"))
     })

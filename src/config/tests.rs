@@ -174,13 +174,15 @@ fn without_a_file_the_embedded_store_must_be_asked_for() {
 fn sequences_are_declared_with_their_own_or_the_common_values() {
     let text = "step: 7\nstore: embedded\nsequences:\n  users:\n  orders: {step: 1000, first_id: 5, description: 'o'}\n  \
                 default: {}\n";
-    let config = load(text, &[("SEQSVR_SEQUENCES__USERS__STEP", "3")]).unwrap();
+    let error = load(text, &[("SEQSVR_SEQUENCES__USERS__STEP", "3")]).unwrap_err();
+    assert!(error.contains("can't be declared by variables"), "{error}");
+    let config = load(text, &[]).unwrap();
     let found: Vec<_> = config
         .sequences
         .iter()
         .map(|new| (new.name.as_str(), new.step.get(), new.first_id, &*new.description))
         .collect();
-    assert_eq!(found, [("default", 7, 8, ""), ("orders", 1_000, 5, "o"), ("users", 3, 1, "")]);
+    assert_eq!(found, [("default", 7, 8, ""), ("orders", 1_000, 5, "o"), ("users", 7, 1, "")]);
     assert_eq!(config.default_sequence().first_id, 8);
     let long = format!("store: embedded\nsequences: {{a: {{description: '{}'}}}}", "x".repeat(256));
     assert!(load(&long, &[]).unwrap_err().contains("at most 255"));

@@ -109,7 +109,7 @@ async fn exhausted_and_draining_are_said_at_once() {
     assert_eq!(sequence.next().await, Err(TakeError::Exhausted("used up".into())));
     sequence.append(&[block(10, 13)]);
     assert_eq!(sequence.next().await, Ok(10), "the column was widened");
-    assert_eq!(sequence.seal(), [block(11, 13)]);
+    assert_eq!(sequence.seal(), Unused { tail: Some(block(11, 13)), before: vec![], handed_to: 11 });
     assert_eq!(sequence.next().await, Err(TakeError::Draining));
 }
 
@@ -200,4 +200,40 @@ async fn a_deleted_sequence_says_so_and_a_new_one_goes_on() {
     assert!(!sequence.has_news(), "nothing new");
     sequence.append(&[block(20, 30)]);
     assert_eq!(sequence.next().await, Ok(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tail_goes_over_leases_but_not_over_the_ids_of_others() {
+    let sequence = sequence();
+    sequence.append(&[block(101, 201)]);
+    assert_eq!(sequence.take(100).await, Ok(vec![block(101, 201)]));
+    for leased in [block(301, 401), block(501, 601), block(601, 701)] {
+        sequence.append(&[leased]);
+    }
+    // Handed out up to 201: what was never touched counts for nothing.
+    let expected = Unused { tail: Some(block(501, 701)), before: vec![block(301, 401)], handed_to: 201 };
+    assert_eq!(sequence.seal(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_can_not_be_filled_takes_nothing() {
+    let sequence = sequence();
+    sequence.append(&[block(1, 901)]);
+    sequence.fail("the store is away", Some(ErrorKind::Unavailable));
+    let error = sequence.take(1_000).await.unwrap_err();
+    assert!(matches!(&error, TakeError::TimedOut { why, .. } if why == "the store is away"), "{error}");
+    assert_eq!(sequence.snapshot().held(), 900, "the others are still answered");
+    sequence.fail("used up", Some(ErrorKind::Exhausted));
+    assert_eq!(sequence.take(1_000).await, Err(TakeError::Exhausted("used up".into())));
+    assert_eq!(sequence.take(900).await, Ok(vec![block(1, 901)]));
+}
+
+#[test]
+fn what_was_read_before_is_not_taken_for_news() {
+    let sequence = sequence();
+    let terms = |incarnation| Terms { incarnation, ..sequence.terms() };
+    sequence.announce(Some(terms(2)));
+    assert!(sequence.news().is_some());
+    sequence.announce(Some(terms(1)));
+    assert!(!sequence.has_news());
 }

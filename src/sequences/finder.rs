@@ -128,6 +128,20 @@ impl Finder {
     }
 
     async fn make(&self, new: &NewSequence) -> Result<(), StoreError> {
+        let mark = self.node.high_water_mark(new.name.as_str());
+        if mark > 0 {
+            // Made anew, it would begin where it began then.
+            return Err(StoreError::new(
+                ErrorKind::Unsafe,
+                format!(
+                    "{}: the sequence {} is gone, though this node leased from it up to {mark}: a restored backup? Put its row \
+                     back, or make it anew past all ids: seqsvr sequence create {} --first-id ID",
+                    self.store.describe(),
+                    new.name,
+                    new.name
+                ),
+            ));
+        }
         match self.store.create(new).await {
             Ok(()) => {
                 tracing::warn!(
@@ -159,13 +173,9 @@ impl Finder {
 
     /// Makes the declared sequences, and looks for changes, for ever.
     pub async fn look_for_changes(self: Arc<Self>) {
-        let (mut is_declared, mut seen, mut looks) = (false, None, 0);
+        let (mut is_declared, mut is_told, mut seen, mut looks) = (false, false, None, 0);
         loop {
             let looked = async {
-                if !is_declared {
-                    self.declare().await?;
-                    is_declared = true;
-                }
                 let revision = self.store.revision().await?;
                 if seen != Some(revision) || looks % LOOKS_PER_FULL_ONE == 0 {
                     self.refresh().await?;
@@ -177,6 +187,16 @@ impl Finder {
             if let Err(error) = looked.await {
                 // The refill says what is wrong with the store. Until it is away no more, nothing changes.
                 tracing::debug!("the sequences' definitions can't be read: {error}");
+            }
+            if !is_declared {
+                match self.declare().await {
+                    Ok(()) => is_declared = true,
+                    // Of a store that is away the refill tells.
+                    Err(error) if error.kind == ErrorKind::Unavailable || std::mem::replace(&mut is_told, true) => {}
+                    Err(error) => {
+                        tracing::error!("the declared sequences can't be made, which is tried again: {error}");
+                    }
+                }
             }
             sleep(LOOK_INTERVAL).await;
         }

@@ -185,6 +185,13 @@ impl Edit {
                         row.max_id
                     ));
                 }
+                if row.server != server && to < row.next_id {
+                    return refused(format!(
+                        "the counter of sequence {name} is not safe, and below {} it can't be made so: --to must be past what \
+                         any node has leased, and one of them has leased up to there",
+                        row.next_id
+                    ));
+                }
                 let moved = to > row.next_id;
                 Ok(Row {
                     next_id: row.next_id.max(to),
@@ -289,8 +296,10 @@ mod tests {
     #[test]
     fn advancing_moves_forward_only_and_fences() {
         let elsewhere = Row { server: "there".into(), ..row() };
-        let back = apply(Edit::Advance(3), Some(&elsewhere)).unwrap();
-        assert_eq!(back, Row { server: "here".into(), ..row() });
+        let stays = apply(Edit::Advance(501), Some(&elsewhere)).unwrap();
+        assert_eq!(stays, Row { server: "here".into(), ..row() });
+        assert!(apply(Edit::Advance(500), Some(&elsewhere)).unwrap_err().contains("past what any node has leased"));
+        assert_eq!(apply(Edit::Advance(3), Some(&row())), Ok(row()), "nothing to do");
         let forward = apply(Edit::Advance(502), Some(&elsewhere)).unwrap();
         assert_eq!((forward.next_id, forward.incarnation), (502, 2));
     }

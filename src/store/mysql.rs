@@ -32,9 +32,9 @@ use ticket::Tickets;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For the leases that run side by side (`refill::LEASES_AT_ONCE`), one look for names and one for changes. They are
-/// opened when they are needed: with one sequence two work.
-const MOST_CONNECTIONS: usize = 8;
+/// For the leases that run side by side (`refill`: 6, and 2 of sequences that fail), one look for names and one for changes.
+/// They are opened when they are needed: with one sequence two work.
+const MOST_CONNECTIONS: usize = 10;
 
 /// An idle connection is not used again after this: firewalls forget connections, without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// - `sql_mode`: a number past the column's end must be an error, not a silently smaller number.
 /// - The lock waits end before our statement time-out, so that no statement is left behind on the server.
 const SESSION: &str =
-    "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 3, lock_wait_timeout = 4";
+    "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4";
 
 /// The connections to one server.
 struct Server {
@@ -143,8 +143,9 @@ const READ_ONLY: [u16; 3] = [1290, 1792, 1836];
 /// What a server's error code means for a lease, and what to add to its message.
 fn classify(code: u16) -> (ErrorKind, &'static str) {
     match code {
-        // Lock wait time-out, deadlock (also Galera's certification failure, which comes at COMMIT too).
-        1205 | 1213 => (ErrorKind::Conflict, ""),
+        // Lock wait time-out, deadlock (also Galera's certification failure, which comes at COMMIT too), Group Replication's
+        // certification failure.
+        1205 | 1213 | 3101 => (ErrorKind::Conflict, ""),
         1045 | 1698 => {
             (ErrorKind::Misconfigured, ". Check mysql.user and mysql.password, and from where the account may log in")
         }
@@ -283,12 +284,6 @@ const IDENTITY_VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN (
      'server_uuid', 'wsrep_on', 'group_replication_group_name')";
 
 impl Identity {
-    /// The server that `session` is connected to.
-    async fn read(&self, session: &mut Session<'_, impl Queryable>) -> Result<String, StoreError> {
-        let rows: Vec<String> = session.rows(&format!("SELECT {}", self.expression)).await?;
-        Ok(rows.into_iter().next().unwrap_or_default())
-    }
-
     /// Chooses the expression. Refuses servers whose auto-increments do not rise.
     async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
         let variables: Vec<(String, String)> = session.rows(IDENTITY_VARIABLES).await?;
@@ -334,17 +329,18 @@ pub struct MySql {
 
 impl MySql {
     /// The store that `config` names; nothing is opened yet. `step` is the tickets'; `default_is_counter`: on a new database
-    /// `default` begins in the counter layout.
+    /// `default` begins in the counter layout; `may_make`: where there is nothing, it is made.
     pub fn new(
         config: &config::MySql,
         step: Step,
         default: NewSequence,
         default_is_counter: bool,
+        may_make: bool,
         node: Arc<Node>,
     ) -> Self {
         let server = Arc::new(Server::new(config));
         Self {
-            database: Database::new(server.clone(), step, default, default_is_counter, node.clone()),
+            database: Database::new(server.clone(), step, default, default_is_counter, may_make, node.clone()),
             tickets: Tickets::new(server.clone(), step, node.clone()),
             counters: Counters::new(server.clone(), node),
             server,
@@ -358,7 +354,7 @@ impl MySql {
 
     async fn edit(&self, name: &SequenceName, edit: Edit) -> Result<bool, StoreError> {
         let opened = self.database.opened(&mut self.server.connect().await?).await?;
-        if self.is_ticket(name) {
+        if name.is_default() && opened.layout == Layout::Tickets {
             return Err(StoreError::new(
                 ErrorKind::Refused,
                 "default is in the ticket layout (generator_table), where this can't be done. To move it to the counter \
@@ -368,12 +364,14 @@ impl MySql {
         self.counters.edit(&opened, name, &edit).await
     }
 
-    /// What fails may have changed: look at everything anew.
-    fn forget_after<T>(&self, outcome: &Result<T, StoreError>) {
+    /// To be called with what came of the work on `session`. What fails may have changed: it is looked at anew.
+    async fn finish<T>(&self, session: Session<'_>, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         let is_known = |kind| matches!(kind, ErrorKind::Conflict | ErrorKind::Exhausted | ErrorKind::Refused);
         if outcome.as_ref().is_err_and(|error| !is_known(error.kind)) {
             self.database.forget();
         }
+        session.close_if_useless().await;
+        outcome
     }
 }
 
@@ -391,10 +389,8 @@ impl BlockStore for MySql {
             }
         };
         let leased = leased.await;
-        // Stale: `default` may have moved to the other layout.
-        self.forget_after(&leased);
-        session.close_if_useless().await;
-        leased
+        // Stale too: `default` may have moved to the other layout.
+        self.finish(session, leased).await
     }
 
     async fn tidy(&self, sequence: &SequenceName) {
@@ -410,27 +406,37 @@ impl BlockStore for MySql {
 
     async fn give_back(&self, sequence: &SequenceName, terms: Terms, tail: Block) -> Result<bool, StoreError> {
         let mut session = self.server.connect().await?;
-        let opened = self.database.opened(&mut session).await?;
-        self.counters.give_back(&mut session, &opened, sequence, terms, tail).await
+        let given_back = async {
+            let opened = self.database.opened(&mut session).await?;
+            self.counters.give_back(&mut session, &opened, sequence, terms, tail).await
+        };
+        let given_back = given_back.await;
+        self.finish(session, given_back).await
     }
 
     async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
         let mut session = self.server.connect().await?;
-        let opened = self.database.opened(&mut session).await?;
-        let mut found = self.counters.find(&mut session, names).await?;
-        if opened.layout == Layout::Tickets && names.iter().any(SequenceName::is_default) {
-            found.retain(|definition| !definition.name.is_default());
-            found.push(self.tickets.definition());
-        }
-        Ok(found)
+        let found = async {
+            let opened = self.database.opened(&mut session).await?;
+            let mut found = self.counters.find(&mut session, names).await?;
+            if opened.layout == Layout::Tickets && names.iter().any(SequenceName::is_default) {
+                found.retain(|definition| !definition.name.is_default());
+                found.push(self.tickets.definition());
+            }
+            Ok(found)
+        };
+        let found = found.await;
+        self.finish(session, found).await
     }
 
     async fn revision(&self) -> Result<u64, StoreError> {
         let mut session = self.server.connect().await?;
-        let opened = self.database.opened(&mut session).await?;
-        let revision = self.database.revision(&mut session, &opened).await;
-        self.forget_after(&revision);
-        revision
+        let revision = async {
+            let opened = self.database.opened(&mut session).await?;
+            self.database.revision(&mut session, &opened).await
+        };
+        let revision = revision.await;
+        self.finish(session, revision).await
     }
 
     fn most_held(&self, sequence: &SequenceName, _terms: Terms) -> u64 {

@@ -63,15 +63,16 @@ struct Inner {
     file: PathBuf,
     /// `default`, as it is in a new file.
     default: NewSequence,
+    may_make: bool,
     node: Arc<Node>,
     /// Opened by whoever comes first, and again after an error.
     connection: Mutex<Option<Connection>>,
 }
 
 impl Sqlite {
-    /// The file in `dir`; nothing is opened yet.
-    pub fn new(dir: &Path, default: NewSequence, node: Arc<Node>) -> Self {
-        let inner = Inner { file: dir.join(FILE), default, node, connection: Mutex::new(None) };
+    /// The file in `dir`; nothing is opened yet. `may_make`: where there is none, it is made.
+    pub fn new(dir: &Path, default: NewSequence, may_make: bool, node: Arc<Node>) -> Self {
+        let inner = Inner { file: dir.join(FILE), default, may_make, node, connection: Mutex::new(None) };
         Self { inner: Arc::new(inner), turn: Arc::default() }
     }
 
@@ -89,10 +90,7 @@ impl Sqlite {
         });
         match done.await {
             Ok(outcome) => outcome,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(self.inner.failed(ErrorKind::Unavailable, &"the runtime is shutting down")),
-            },
+            Err(error) => Err(self.inner.failed(ErrorKind::Unavailable, &error)),
         }
     }
 
@@ -106,8 +104,7 @@ impl Sqlite {
 impl BlockStore for Sqlite {
     async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
         let name = sequence.clone();
-        // What is recorded with a refusal must be committed too.
-        self.run(move |inner, transaction| Ok(inner.lease(transaction, &name, terms, want))).await?
+        self.run(move |inner, transaction| inner.lease(transaction, &name, terms, want)).await?
     }
 
     async fn give_back(&self, sequence: &SequenceName, terms: Terms, tail: Block) -> Result<bool, StoreError> {
@@ -225,15 +222,16 @@ impl Inner {
         outcome
     }
 
+    /// The lease, or why the row says no: what is recorded with that is committed too.
     fn lease(
         &self,
         transaction: &Transaction<'_>,
         name: &SequenceName,
         terms: Terms,
         want: NonZeroU64,
-    ) -> Result<Leased, StoreError> {
+    ) -> Result<Result<Leased, StoreError>, StoreError> {
         let mark = self.node.high_water_mark(name.as_str());
-        let before = self.row(transaction, name)?.ok_or_else(|| stale(name, &self.describe()))?;
+        let Some(before) = self.row(transaction, name)? else { return Ok(Err(stale(name, &self.describe()))) };
         let set = |next_id: u64, server: &str| {
             transaction
                 .prepare_cached("UPDATE seqsvr_sequence SET next_id = ?2, server = ?4 WHERE name = ?1 AND next_id = ?3")
@@ -247,14 +245,14 @@ impl Inner {
         match before.verdict(terms, NO_SERVER, mark, want) {
             Verdict::Lease(block) => {
                 set(block.end(), NO_SERVER)?;
-                Ok(Leased { blocks: vec![block], capacity_used: Row::capacity_used(block.end(), before.max_id) })
+                Ok(Ok(Leased { blocks: vec![block], capacity_used: Row::capacity_used(block.end(), before.max_id) }))
             }
             verdict => {
                 // Processes that remember nothing must refuse too.
                 if before.next_id < mark && !before.is_deleted {
                     set(mark, REGRESSED)?;
                 }
-                Err(before.refusal(verdict, name, &self.describe(), NO_SERVER, mark))
+                Ok(Err(before.refusal(verdict, name, &self.describe(), NO_SERVER, mark)))
             }
         }
     }
@@ -315,6 +313,10 @@ impl Inner {
 
     fn open(&self) -> Result<Connection, StoreError> {
         let is_new = !self.file.exists();
+        if is_new && !self.may_make {
+            let what = format!("there is no {} yet. Start a server, or make a sequence", self.file.display());
+            return Err(StoreError::new(ErrorKind::Misconfigured, what));
+        }
         if is_new {
             self.node
                 .check_store(None)
@@ -437,11 +439,14 @@ mod tests {
     }
 
     fn store(dir: &Path) -> Sqlite {
-        Sqlite::new(dir, default_sequence(), Arc::new(Node::forgetful()))
+        Sqlite::new(dir, default_sequence(), true, Arc::new(Node::forgetful()))
     }
 
-    fn run<T>(store: &Sqlite, work: impl FnOnce(&Inner, &Transaction<'_>) -> T) -> Result<T, ErrorKind> {
-        store.inner.run(|inner, transaction| Ok(work(inner, transaction))).map_err(|error| error.kind)
+    fn run<T>(
+        store: &Sqlite,
+        work: impl FnOnce(&Inner, &Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, ErrorKind> {
+        store.inner.run(work).map_err(|error| error.kind)
     }
 
     fn lease_of(store: &Sqlite, name: &str, terms: Terms, want: u64) -> Result<(u64, u64), ErrorKind> {
@@ -513,9 +518,9 @@ mod tests {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         lease(&store(dir.path()), 1).unwrap();
         let node = Arc::new(Node::forgetful());
-        let first = Sqlite::new(dir.path(), default_sequence(), node.clone());
+        let first = Sqlite::new(dir.path(), default_sequence(), true, node.clone());
         lease(&first, 1).unwrap();
-        let second = Sqlite::new(other.path(), default_sequence(), node);
+        let second = Sqlite::new(other.path(), default_sequence(), true, node);
         assert_eq!(lease(&second, 1), Err(ErrorKind::Misconfigured));
         assert!(!other.path().join(FILE).exists(), "nothing is made where it is refused");
     }

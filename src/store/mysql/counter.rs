@@ -6,8 +6,11 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
+use tokio::time::sleep;
 
 use super::super::counter::{Edit, REGRESSED, Row, Verdict, stale};
 use super::super::{Definition, ErrorKind, Leased, StoreError, Terms};
@@ -21,6 +24,9 @@ use crate::segment::Block;
 /// No such table: nobody made a sequence yet.
 const NO_SUCH_TABLE: u16 = 1146;
 
+/// A row of that name is there already.
+const DUPLICATE: u16 = 1062;
+
 /// So often an edit that lost against another one is tried.
 const MOST_TRIES: u32 = 10;
 
@@ -28,6 +34,12 @@ pub(super) struct Counters {
     server: Arc<Server>,
     node: Arc<Node>,
 }
+
+/// So many looks in a row that find the counter below this node's mark are an alarm ...
+const LOOKS_BEFORE_ALARM: u32 = 3;
+
+/// ... with this pause between.
+const PAUSE_BEFORE_LOOK: Duration = Duration::from_millis(50);
 
 /// The columns of [`Row`], behind the name.
 const COLUMNS: &str = "name, next_id, step, max_id, server, incarnation, deleted_at IS NOT NULL, description";
@@ -47,26 +59,34 @@ impl Counters {
         want: NonZeroU64,
     ) -> Result<Leased, StoreError> {
         let mark = self.node.high_water_mark(name.as_str());
-        if let Some(leased) = self.claim(session, opened, name, terms, mark, want).await? {
-            return Ok(leased);
-        }
-        let Some((row, server)) = self.look(session, opened, name).await? else {
-            return Err(stale(name, &self.server.described));
-        };
-        match row.verdict(terms, &server, mark, want) {
-            // Fewer are left than were asked for.
-            Verdict::Lease(block) if block.len() < want.get() => {
-                let rest = NonZeroU64::new(block.len()).expect("a block is not empty");
-                let leased = self.claim(session, opened, name, terms, mark, rest).await?;
-                leased.ok_or_else(|| self.lost_a_race(name))
+        let mut looks = 1;
+        loop {
+            if let Some(leased) = self.claim(session, opened, name, terms, mark, want).await? {
+                return Ok(leased);
             }
-            // It was set right in between.
-            Verdict::Lease(_) => Err(self.lost_a_race(name)),
-            verdict => {
-                if matches!(verdict, Verdict::NotFenced | Verdict::WentBack) {
-                    self.raise(session, opened, name, mark).await;
+            let Some((row, server)) = self.look(session, opened, name).await? else {
+                return Err(stale(name, &self.server.described));
+            };
+            match row.verdict(terms, &server, mark, want) {
+                // Fewer are left than were asked for.
+                Verdict::Lease(block) if block.len() < want.get() => {
+                    let rest = NonZeroU64::new(block.len()).expect("a block is not empty");
+                    let leased = self.claim(session, opened, name, terms, mark, rest).await?;
+                    return leased.ok_or_else(|| self.lost_a_race(name));
                 }
-                Err(row.refusal(verdict, name, &self.server.described, &server, mark))
+                // It was set right in between.
+                Verdict::Lease(_) => return Err(self.lost_a_race(name)),
+                // A cluster's node may lag for a moment: a few looks before the alarm.
+                Verdict::WentBack if looks < LOOKS_BEFORE_ALARM => {
+                    looks += 1;
+                    sleep(PAUSE_BEFORE_LOOK).await;
+                }
+                verdict => {
+                    if matches!(verdict, Verdict::NotFenced | Verdict::WentBack) {
+                        self.raise(session, opened, name, mark).await;
+                    }
+                    return Err(row.refusal(verdict, name, &self.server.described, &server, mark));
+                }
             }
         }
     }
@@ -85,7 +105,8 @@ impl Counters {
             "UPDATE seqsvr_sequence SET next_id = LAST_INSERT_ID(next_id + {count}) WHERE name = '{name}' \
              AND server = {} AND deleted_at IS NULL AND incarnation = {} AND next_id >= {mark} \
              AND next_id + {count} <= max_id + 1",
-            opened.identity.expression, terms.incarnation
+            opened.fence(),
+            terms.incarnation
         );
         match session.execute(&sql).await {
             Ok(Done { affected_rows: 1, last_insert_id: Some(end) }) => {
@@ -106,6 +127,7 @@ impl Counters {
                     self.server.described
                 ),
             )),
+            // The look says more.
             Err(failed) if is_missing_table(&failed) => Ok(None),
             Err(failed) => Err(failed.error),
         }
@@ -118,7 +140,7 @@ impl Counters {
         opened: &Opened,
         name: &SequenceName,
     ) -> Result<Option<(Row, String)>, StoreError> {
-        let server = opened.identity.read(session).await?;
+        let server = opened.read_fence(session).await?;
         let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name = '{name}'");
         Ok(self.select(session, &sql).await?.into_iter().next().map(|(_, row)| (row, server)))
     }
@@ -129,7 +151,7 @@ impl Counters {
         let sql = format!(
             "UPDATE seqsvr_sequence SET server = IF(server = {}, '{REGRESSED}', server), next_id = {mark} \
              WHERE name = '{name}' AND next_id < {mark}",
-            opened.identity.expression
+            opened.fence()
         );
         if let Err(failed) = session.execute(&sql).await {
             tracing::debug!("the counter of sequence {name} could not be raised to {mark}: {}", failed.error);
@@ -151,7 +173,7 @@ impl Counters {
             tail.start(),
             tail.end(),
             terms.incarnation,
-            opened.identity.expression
+            opened.fence()
         );
         Ok(session.execute(&sql).await?.affected_rows == 1)
     }
@@ -184,28 +206,37 @@ impl Counters {
         Ok(self.select(session, sql).await?.into_iter().map(|(name, row)| row.definition(name)).collect())
     }
 
-    /// Rows of [`COLUMNS`]; none where there is no such table.
+    /// Rows of [`COLUMNS`]; none where no sequence was ever made, and so no table.
     async fn select(
         &self,
         session: &mut Session<'_, impl Queryable>,
         sql: &str,
     ) -> Result<Vec<(SequenceName, Row)>, StoreError> {
+        /// Relaxed: it only keeps the log short.
+        static IS_TOLD: AtomicBool = AtomicBool::new(false);
         let rows: Vec<Columns> = match session.rows(sql).await {
             Ok(rows) => rows,
-            Err(failed) if is_missing_table(&failed) => Vec::new(),
+            Err(failed) if is_missing_table(&failed) => {
+                database::check_never_used(session).await?;
+                return Ok(Vec::new());
+            }
             Err(failed) => return Err(failed.error),
         };
-        rows.into_iter()
-            .map(|(name, next_id, step, max_id, server, incarnation, is_deleted, description)| {
-                let broken = |what: &str| {
-                    let what = format!("{}: seqsvr_sequence has a row '{name}' {what}", self.server.described);
-                    StoreError::new(ErrorKind::Misconfigured, what)
-                };
-                let step = Step::new(step).ok_or_else(|| broken("with step 0"))?;
-                let name = name.parse().map_err(|allowed| broken(&format!("whose name is not allowed: {allowed}")))?;
-                Ok((name, Row { next_id, step, max_id, server, incarnation, is_deleted, description }))
-            })
-            .collect()
+        let read = |columns: Columns| {
+            let (name, next_id, step, max_id, server, incarnation, is_deleted, description) = columns;
+            let row = name.parse().ok().zip(Step::new(step)).map(|(name, step)| {
+                (name, Row { next_id, step, max_id, server, incarnation, is_deleted, description })
+            });
+            if row.is_none() && !IS_TOLD.swap(true, Ordering::Relaxed) {
+                let at = &self.server.described;
+                tracing::warn!(
+                    "{at}: seqsvr_sequence has rows that are passed over: '{name}' has a name or step {step} that is \
+                     not allowed"
+                );
+            }
+            row
+        };
+        Ok(rows.into_iter().filter_map(read).collect())
     }
 
     fn lost_a_race(&self, name: &SequenceName) -> StoreError {
@@ -229,13 +260,13 @@ impl Counters {
             self.make_table(&mut self.server.connect().await?).await?;
         }
         let mut session = self.server.transaction().await?;
-        let server = opened.identity.read(&mut session).await?;
+        let server = opened.read_fence(&mut session).await?;
         let before = self.lock(&mut session, name).await?;
         let after = edit.apply(name, before.as_ref(), &server)?;
         if before.as_ref() == Some(&after) {
             return Ok(false);
         }
-        self.write(&mut session, name, &after).await?;
+        self.write(&mut session, name, before.is_some(), &after).await?;
         session.execute("UPDATE seqsvr_meta SET revision = revision + 1 WHERE id = 1").await?;
         session.commit().await?;
         Ok(before.is_none_or(|before| after.next_id > before.next_id))
@@ -244,28 +275,43 @@ impl Counters {
     /// Makes the table where it is missing; the first sequence brings it.
     pub(super) async fn make_table(&self, session: &mut Session<'_>) -> Result<(), StoreError> {
         match session.rows::<u64>("SELECT 1 FROM seqsvr_sequence LIMIT 0").await {
-            Err(failed) if is_missing_table(&failed) => database::create(session, &[database::CREATE_SEQUENCE]).await,
+            Err(failed) if is_missing_table(&failed) => {
+                database::check_never_used(session).await?;
+                database::create(session, &[database::CREATE_SEQUENCE]).await
+            }
             _ => Ok(()),
         }
     }
 
-    /// Writes the whole row, new or not.
+    /// Writes the whole row, which [`lock`](Self::lock) has found or not. A new one that somebody else made in between is a
+    /// conflict: it must not be overwritten.
     pub(super) async fn write(
         &self,
         session: &mut Session<'_, impl Queryable>,
         name: &SequenceName,
+        is_there: bool,
         row: &Row,
     ) -> Result<(), StoreError> {
         let deleted_at = if row.is_deleted { "CURRENT_TIMESTAMP" } else { "NULL" };
-        let (next_id, step, max_id, incarnation) = (row.next_id, row.step.get(), row.max_id, row.incarnation);
+        let (verb, by_name) = if is_there {
+            ("UPDATE", format!("WHERE name = '{name}'"))
+        } else {
+            ("INSERT INTO", format!(", name = '{name}'"))
+        };
         let sql = format!(
-            "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, server, incarnation, deleted_at, description) \
-             VALUES ('{name}', {next_id}, {step}, {max_id}, ?, {incarnation}, {deleted_at}, ?) \
-             ON DUPLICATE KEY UPDATE next_id = {next_id}, step = {step}, max_id = {max_id}, server = ?, \
-             incarnation = {incarnation}, deleted_at = {deleted_at}, description = ?"
+            "{verb} seqsvr_sequence SET next_id = {}, step = {}, max_id = {}, incarnation = {}, \
+             deleted_at = {deleted_at}, server = ?, description = ? {by_name}",
+            row.next_id,
+            row.step.get(),
+            row.max_id,
+            row.incarnation
         );
-        let values = (&row.server, &row.description, &row.server, &row.description).into();
-        Ok(session.execute_with(&sql, values).await?)
+        match session.execute_with(&sql, (&row.server, &row.description).into()).await {
+            Err(failed) if failed.server.as_ref().is_some_and(|server| server.code == DUPLICATE) => {
+                Err(StoreError { kind: ErrorKind::Conflict, ..failed.error })
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     /// The row of `name`, locked until the transaction of `session` ends.

@@ -35,7 +35,7 @@ pub(super) const CREATE_SEQUENCE: &str = "CREATE TABLE IF NOT EXISTS seqsvr_sequ
   next_id     BIGINT UNSIGNED NOT NULL,                      -- the first id that no lease covers
   step        INT UNSIGNED    NOT NULL,                      -- ids of the smallest block
   max_id      BIGINT UNSIGNED NOT NULL DEFAULT 9007199254740991,  -- the largest id, at most 2^63 - 2
-  server      VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server that next_id was last fenced for
+  server      VARCHAR(192) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server and store_id that next_id was last fenced for
   incarnation INT UNSIGNED    NOT NULL DEFAULT 1,            -- +1 when it is advanced, or created again
   deleted_at  TIMESTAMP       NULL DEFAULT NULL,             -- a tombstone: created again, it goes on from next_id
   description VARCHAR(255) CHARACTER SET utf8mb4 NOT NULL DEFAULT '',
@@ -63,10 +63,25 @@ pub(super) struct Opened {
     pub(super) layout: Layout,
 }
 
+impl Opened {
+    /// SQL for what a counter's `server` must be: the server that is connected and the store. So a lease that lands in
+    /// another database, whose counters are in order for themselves, gets nothing.
+    pub(super) fn fence(&self) -> String {
+        format!("CONCAT({}, ' {}')", self.identity.expression, self.store_id)
+    }
+
+    /// The value of [`fence`](Self::fence) where `session` is connected.
+    pub(super) async fn read_fence(&self, session: &mut Session<'_, impl Queryable>) -> Result<String, StoreError> {
+        let rows: Vec<String> = session.rows(&format!("SELECT {}", self.fence())).await?;
+        Ok(rows.into_iter().next().unwrap_or_default())
+    }
+}
+
 /// The row of `seqsvr_meta`, as far as it matters here.
 struct Meta {
     store_id: String,
     layout: Layout,
+    revision: u64,
 }
 
 pub(super) struct Database {
@@ -77,6 +92,8 @@ pub(super) struct Database {
     default: NewSequence,
     /// The configuration declares `default` as a sequence of the counter layout.
     default_is_counter: bool,
+    /// Where there is nothing, it is made.
+    may_make: bool,
     node: Arc<Node>,
     opened: Mutex<Option<Arc<Opened>>>,
 }
@@ -87,9 +104,10 @@ impl Database {
         step: Step,
         default: NewSequence,
         default_is_counter: bool,
+        may_make: bool,
         node: Arc<Node>,
     ) -> Self {
-        Self { server, step, default, default_is_counter, node, opened: Mutex::default() }
+        Self { server, step, default, default_is_counter, may_make, node, opened: Mutex::default() }
     }
 
     /// What was found when it was last opened; opens it where that is due. Two that open it at once both look: a look
@@ -144,49 +162,54 @@ impl Database {
         let tables: Vec<String> = session
             .rows(
                 "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
-                 AND TABLE_NAME IN ('generator_table', 'seqsvr_meta', 'seqsvr_sequence')",
+                 AND TABLE_NAME IN ('generator_table', 'generator_table_moved', 'seqsvr_meta', 'seqsvr_sequence')",
             )
             .await?;
         let has = |name: &str| tables.iter().any(|table| table == name);
-        let found = if has("seqsvr_meta") { meta(session).await? } else { None };
+        let mut found = if has("seqsvr_meta") { meta(session).await? } else { None };
         if found.is_none() {
             // Before anything is made: this may be another database than the one the node leased from.
             self.check_store(None)?;
-        }
-        let layout = match &found {
-            Some(meta) => meta.layout,
-            None if self.default_is_counter && !has("generator_table") => Layout::Counter,
-            None => Layout::Tickets,
-        };
-        if found.is_some() && layout == Layout::Tickets && !has("generator_table") {
+            // Both are made after the row of seqsvr_meta: taken for new, counters in them would begin anew.
+            for later in ["seqsvr_sequence", RETIRED] {
+                if has(later) {
+                    return Err(self.gone("seqsvr_meta, or its row,", later));
+                }
+            }
+            if !self.may_make {
+                return Err(self.misconfigured("there are no sequences here yet. Start a server, or make one"));
+            }
+            let layout =
+                if self.default_is_counter && !has("generator_table") { Layout::Counter } else { Layout::Tickets };
+            let of_tickets = (layout == Layout::Tickets).then_some(("generator_table", CREATE_GENERATOR_TABLE));
+            let missing: Vec<&str> = of_tickets
+                .into_iter()
+                .chain([("seqsvr_meta", CREATE_META)])
+                .filter_map(|(name, ddl)| (!has(name)).then_some(ddl))
+                .collect();
+            create(session, &missing).await?;
+            self.make_meta_row(session, &identity, layout).await?;
+            found = meta(session).await?;
+        } else if !has("generator_table") && found.as_ref().is_some_and(|meta| meta.layout == Layout::Tickets) {
             // Made anew, its counter would begin at 1.
-            return Err(self.misconfigured(
-                "generator_table is gone, though seqsvr_meta tells of it: the counter was in it. Put it back from a \
-                 backup, with its rows",
-            ));
+            return Err(self.gone("generator_table", "seqsvr_meta"));
         }
-        if found.is_some() && layout == Layout::Counter && !has("seqsvr_sequence") {
-            return Err(self.misconfigured(
-                "seqsvr_sequence is gone, though seqsvr_meta tells of it: the counters were in it. Put it back from a backup"
-            ));
-        }
-        let of_default = match layout {
-            Layout::Tickets => ("generator_table", CREATE_GENERATOR_TABLE),
-            Layout::Counter => ("seqsvr_sequence", CREATE_SEQUENCE),
-        };
-        let missing: Vec<&str> = [of_default, ("seqsvr_meta", CREATE_META)]
-            .into_iter()
-            .filter_map(|(name, ddl)| (!has(name)).then_some(ddl))
-            .collect();
-        create(session, &missing).await?;
-        let store_id = match found {
-            Some(meta) => meta.store_id,
-            None => self.make_meta_row(session, &identity, layout).await?,
-        };
+        let Meta { store_id, layout, revision } = found.ok_or_else(|| self.no_meta())?;
         self.check_store(Some(&store_id))?;
         // From here on the marks are of this store, and of no other.
         self.node.remember_store(&store_id);
-        Ok(Opened { identity, store_id, layout })
+        let opened = Opened { identity, store_id, layout };
+        if layout == Layout::Counter && revision == NEVER_USED {
+            self.make_default(session, &opened).await?;
+        }
+        Ok(opened)
+    }
+
+    fn gone(&self, what: &str, told_by: &str) -> StoreError {
+        self.misconfigured(&format!(
+            "{what} is gone, though {told_by} tells of it: counters were in it, or what makes them safe. Put it back from a \
+             backup, with its rows"
+        ))
     }
 
     fn check_store(&self, found: Option<&str>) -> Result<(), StoreError> {
@@ -201,28 +224,18 @@ impl Database {
         self.misconfigured("the row of seqsvr_meta is gone. Put it back from a backup")
     }
 
-    /// Makes the meta row, and in the counter layout that of `default`; the `store_id` of whoever was first.
+    /// Makes the meta row, if nobody else is faster.
     async fn make_meta_row(
         &self,
         session: &mut Session<'_>,
         identity: &Identity,
         layout: Layout,
-    ) -> Result<String, StoreError> {
+    ) -> Result<(), StoreError> {
         // Tickets of before are not ours to hand out.
         let (first_ticket, state) = match layout {
             Layout::Tickets => ("(SELECT COALESCE(MAX(id), 0) + 1 FROM generator_table)", "ok"),
             Layout::Counter => ("1", MOVED),
         };
-        if layout == Layout::Counter {
-            let NewSequence { name, step, first_id, max_id, description } = &self.default;
-            let sql = format!(
-                "INSERT IGNORE INTO seqsvr_sequence (name, next_id, step, max_id, server, description) \
-                 VALUES ('{name}', {first_id}, {}, {max_id}, {}, ?)",
-                step.get(),
-                identity.expression
-            );
-            session.execute_with(&sql, (description,).into()).await?;
-        }
         // The step is the one of our configuration: the seed recorded none.
         let sql = format!(
             "INSERT IGNORE INTO seqsvr_meta (id, step, first_ticket, state, server, store_id) VALUES (1, {}, \
@@ -239,15 +252,42 @@ impl Database {
                 self.step.get()
             );
         }
-        match meta(session).await? {
-            Some(meta) if meta.layout == layout => Ok(meta.store_id),
-            // Another node was first, and is configured otherwise: look again.
-            Some(_) => Err(StoreError::new(
-                ErrorKind::Conflict,
-                format!("{}: another node makes the tables just now", self.server.described),
-            )),
-            None => Err(self.no_meta()),
-        }
+        Ok(())
+    }
+
+    /// Makes the row of `default` on a database whose counters were never used.
+    async fn make_default(&self, session: &mut Session<'_>, opened: &Opened) -> Result<(), StoreError> {
+        create(session, &[CREATE_SEQUENCE]).await?;
+        let NewSequence { name, step, first_id, max_id, description } = &self.default;
+        let sql = format!(
+            "INSERT IGNORE INTO seqsvr_sequence (name, next_id, step, max_id, server, description) \
+             VALUES ('{name}', {first_id}, {}, {max_id}, {}, ?)",
+            step.get(),
+            opened.fence()
+        );
+        session.execute_with(&sql, (description,).into()).await?;
+        let sql = format!("UPDATE seqsvr_meta SET revision = revision + 1 WHERE id = 1 AND revision = {NEVER_USED}");
+        Ok(session.execute(&sql).await.map(drop)?)
+    }
+}
+
+/// The revision of a database in which no counter was ever made.
+const NEVER_USED: u64 = 1;
+
+/// What `generator_table` is called once `default` has moved, so that a server which knows only it gets an error and no ids.
+pub(super) const RETIRED: &str = "generator_table_moved";
+
+/// For who finds no table `seqsvr_sequence`: an error if counters were in it.
+pub(super) async fn check_never_used(session: &mut Session<'_, impl Queryable>) -> Result<(), StoreError> {
+    match session.rows::<u64>("SELECT revision FROM seqsvr_meta WHERE id = 1").await?.first() {
+        Some(&NEVER_USED) => Ok(()),
+        _ => Err(StoreError::new(
+            ErrorKind::Misconfigured,
+            format!(
+                "{}: seqsvr_sequence is gone, though seqsvr_meta tells of it: counters were in it. Put it back from a backup",
+                session.server.described
+            ),
+        )),
     }
 }
 
@@ -256,8 +296,13 @@ fn layout_of(state: &str) -> Layout {
 }
 
 async fn meta(session: &mut Session<'_>) -> Result<Option<Meta>, StoreError> {
-    let rows: Vec<(String, String)> = session.rows("SELECT store_id, state FROM seqsvr_meta WHERE id = 1").await?;
-    Ok(rows.into_iter().next().map(|(store_id, state)| Meta { store_id, layout: layout_of(&state) }))
+    let sql = "SELECT store_id, state, revision FROM seqsvr_meta WHERE id = 1";
+    let rows: Vec<(String, String, u64)> = session.rows(sql).await?;
+    Ok(rows.into_iter().next().map(|(store_id, state, revision)| Meta {
+        store_id,
+        layout: layout_of(&state),
+        revision,
+    }))
 }
 
 /// Makes what is missing; where the account may not, the error says what an administrator has to run.

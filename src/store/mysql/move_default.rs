@@ -6,13 +6,10 @@
 //! leases, and to run it again begins with a new ticket of its own.
 
 use super::super::counter::Row;
-use super::database::{MOVED, Opened};
+use super::database::{MOVED, Opened, RETIRED};
 use super::{ErrorKind, Layout, MySql, Session, StoreError};
 use crate::config::{DEFAULT_MAX_ID, Step};
 use crate::name::SequenceName;
-
-/// What `generator_table` is called after the move, so that a server which knows only it gets an error and no ids.
-const RETIRED: &str = "generator_table_moved";
 
 impl MySql {
     pub(super) async fn move_default_on(
@@ -22,7 +19,11 @@ impl MySql {
     ) -> Result<String, StoreError> {
         let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
         if opened.layout == Layout::Counter {
-            return refused("default is in the counter layout already".to_owned());
+            // Ended before its last step?
+            return match session.rows::<u64>("SELECT 1 FROM generator_table LIMIT 0").await {
+                Ok(_) => Ok(format!("default is in the counter layout already. {}", retire(session).await)),
+                Err(_) => refused("default is in the counter layout already".to_owned()),
+            };
         }
         self.counters.make_table(session).await?;
         let identity = &opened.identity.expression;
@@ -51,7 +52,7 @@ impl MySql {
         let mut transaction = self.server.transaction().await?;
         let name = SequenceName::default();
         let before = self.counters.lock(&mut transaction, &name).await?;
-        let server = opened.identity.read(&mut transaction).await?;
+        let server = opened.read_fence(&mut transaction).await?;
         let after = Row {
             next_id: before.as_ref().map_or(0, |row| row.next_id).max(past),
             step,
@@ -61,7 +62,7 @@ impl MySql {
             is_deleted: false,
             description: String::new(),
         };
-        self.counters.write(&mut transaction, &name, &after).await?;
+        self.counters.write(&mut transaction, &name, before.is_some(), &after).await?;
         let sql = format!(
             "UPDATE seqsvr_meta SET state = '{MOVED}', revision = revision + 1 WHERE id = 1 AND state = 'migrating'"
         );
@@ -69,19 +70,23 @@ impl MySql {
             return refused("somebody else moves it just now".to_owned());
         }
         transaction.commit().await?;
-        // 4. A server that knows only generator_table, like the Go server, must not lease from it any more.
-        let rename = format!("RENAME TABLE generator_table TO {RETIRED}");
-        let after_that = match session.execute(&rename).await {
-            Ok(_) => format!("generator_table is called {RETIRED} now, so that no other server leases from it"),
-            Err(failed) => format!(
-                "generator_table could not be renamed ({}). A server that leases from it would repeat ids: make sure that \
-                 none does, and run: {rename};",
-                failed.error
-            ),
-        };
         Ok(format!(
-            "default is in the counter layout, and goes on from id {}; running nodes follow within seconds. {after_that}",
-            after.next_id
+            "default is in the counter layout, and goes on from id {}; running nodes follow within seconds. {}",
+            after.next_id,
+            retire(session).await
         ))
+    }
+}
+
+/// 4. A server that knows only `generator_table`, like the Go server, must not lease from it any more. What came of it.
+async fn retire(session: &mut Session<'_>) -> String {
+    let rename = format!("RENAME TABLE generator_table TO {RETIRED}");
+    match session.execute(&rename).await {
+        Ok(_) => format!("generator_table is called {RETIRED} now, so that no other server leases from it"),
+        Err(failed) => format!(
+            "generator_table could not be renamed ({}). A server that leases from it would repeat ids: make sure that none \
+             does, and run: {rename};",
+            failed.error
+        ),
     }
 }
