@@ -188,7 +188,7 @@ fn the_start_reads_no_table_of_sequences() {
     sql(
         &database,
         "USE sequence; INSERT INTO seqsvr_sequence (name, next_id, step, server) \
-         SELECT CONCAT('s', seq), 1, 100, server FROM seq_1_to_100000, seqsvr_sequence WHERE name = 'users'",
+         SELECT CONCAT('s', seq), 1, 100, server FROM seq_1_to_100000, seqsvr_sequence WHERE name = 'orders'",
     );
     let read = || -> u64 {
         sql(&database, "SHOW GLOBAL STATUS LIKE 'Handler_read%'").iter().map(|row| row[1].parse::<u64>().unwrap()).sum()
