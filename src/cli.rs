@@ -32,7 +32,8 @@ Examples:
   seqsvr sequence create orders --step 1000       ids of it are at http://localhost:8000/new/orders
   SEQSVR_MYSQL__PASSWORD_FILE=/run/secrets/db seqsvr
 
-Every key of the configuration can be set by an environment variable: SEQSVR_STEP, SEQSVR_LIMITS__WAIT.
+Every key of the configuration but sequences can be set by an environment variable: SEQSVR_STEP,
+SEQSVR_LIMITS__WAIT.
 Exit codes: 0 ended as asked, 1 failed, 78 the configuration (or what it points to) must be changed."
 )]
 struct Arguments {
