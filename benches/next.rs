@@ -73,7 +73,7 @@ struct Endless;
 #[async_trait]
 impl BlockStore for Endless {
     async fn lease(&self, _: &SequenceName, _: Terms, _: NonZeroU64) -> Result<Leased, StoreError> {
-        Ok(Leased { blocks: vec![block()], capacity_used: 0.0 })
+        Ok(Leased { blocks: vec![block()], capacity_used: 0.0, mark: 0 })
     }
 
     async fn give_back(&self, _: &SequenceName, _: Terms, _: Block) -> Result<bool, StoreError> {

@@ -35,8 +35,8 @@ const FIRST_LEASE_WAIT: Duration = Duration::from_secs(1);
 /// How often the node's memory is written, if it changed.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the last writing of the node's memory may take.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the last writing of the node's memory may take: a disk that a database keeps busy takes seconds.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the store may take to close; nothing is lost where it does not.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);

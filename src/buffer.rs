@@ -53,6 +53,18 @@ pub enum Supply {
     Sealed,
 }
 
+impl Supply {
+    /// What a take is told that gets nothing.
+    fn when_dry(self) -> Dry {
+        match self {
+            Self::Open => Dry::Empty,
+            Self::Exhausted => Dry::Exhausted,
+            Self::Gone => Dry::Gone,
+            Self::Sealed => Dry::Sealed,
+        }
+    }
+}
+
 /// The immutable value behind the pointer.
 #[derive(Debug)]
 struct Held {
@@ -152,12 +164,7 @@ impl Buffer {
         let mut promoted = false;
         loop {
             let Some((&first, rest)) = held.ready.split_first() else {
-                return Err(match held.supply {
-                    Supply::Open => Dry::Empty,
-                    Supply::Exhausted => Dry::Exhausted,
-                    Supply::Gone => Dry::Gone,
-                    Supply::Sealed => Dry::Sealed,
-                });
+                return Err(held.supply.when_dry());
             };
             let next = Held {
                 current: Arc::new(Segment::new(first, self.threshold)),
@@ -216,6 +223,11 @@ impl Buffer {
                 return;
             }
         }
+    }
+
+    /// What a take would be told if nothing were left.
+    pub fn when_dry(&self) -> Dry {
+        self.held.load().supply.when_dry()
     }
 
     /// Ends the handing out, and returns what was not handed out, rising. A second call gets nothing.

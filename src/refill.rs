@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::buffer::Supply;
 use crate::metrics::Metrics;
-use crate::sequence::Sequence;
+use crate::sequence::{Failure, Sequence};
 use crate::store::guard::Guard;
 use crate::store::{ErrorKind, Leased, StoreError};
 
@@ -33,7 +33,7 @@ const LEASE_TIMEOUT: Duration = Duration::from_secs(30);
 /// So many leases run side by side ...
 const LEASES_AT_ONCE: usize = 6;
 
-/// ... and so many of sequences whose last one failed: those that hang on a lock, say, must not hold up the others.
+/// ... and so many of sequences whose leases fail for a while: those that hang on a lock, say, must not hold up the others.
 const FAILING_LEASES_AT_ONCE: usize = 2;
 
 /// Conflicts are part of sharing a table; for longer than this, something holds a lock that a person should know of.
@@ -177,9 +177,12 @@ impl Refill {
                 continue;
             }
             sequence.leave();
-            if !(sequence.has_news() || self.want(&sequence).is_some()) || !sequence.tend_again() {
+            if !sequence.has_news() && self.want(&sequence).is_none() {
                 // Nobody measures it any more.
                 sequence.set_rate(0.0);
+                return;
+            }
+            if !sequence.tend_again() {
                 return;
             }
         }
@@ -205,6 +208,7 @@ impl Refill {
         );
         if is_deleted {
             self.is_told_no_more(sequence);
+            sequence.forget_failure();
             sequence.drop_held("deleted");
             sequence.set_supply(Supply::Gone);
             tracing::info!("sequence {} was deleted", sequence.name());
@@ -253,7 +257,7 @@ impl Refill {
         match self.lease(sequence, want).await {
             Outcome::Leased(leased) => {
                 self.recovered(sequence);
-                sequence.append(&leased.blocks);
+                sequence.append(&leased);
                 self.tidy(sequence).await;
                 pace(sequence).backoff.reset();
                 if sequence.name().is_default() {
@@ -281,8 +285,7 @@ impl Refill {
         let (store, names) = (self.store.clone(), [sequence.name().clone()]);
         match guarded(async move { store.store().find(&names).await }).await {
             Ok(found) => {
-                let live = found?.into_iter().find(|definition| !definition.is_deleted);
-                sequence.announce(live.map(|definition| definition.terms));
+                sequence.announce(found?.first());
                 Ok(())
             }
             Err(broken) => Err(self.broken(&broken)),
@@ -315,8 +318,9 @@ impl Refill {
     }
 
     async fn lease(&self, sequence: &Sequence, want: NonZeroU64) -> Outcome {
-        let is_failing = sequence.health().failure.is_some();
-        let turns = if is_failing { &self.failing_leases } else { &self.leases };
+        let is_failing = |failure: &Failure| failure.since.elapsed() > CONFLICT_PATIENCE;
+        let hangs = !sequence.name().is_default() && sequence.health().failure.as_ref().is_some_and(is_failing);
+        let turns = if hangs { &self.failing_leases } else { &self.leases };
         let _permit = turns.acquire().await.expect("the semaphore is never closed");
         let (store, name, terms) = (self.store.clone(), sequence.name().clone(), sequence.terms());
         let started = Instant::now();

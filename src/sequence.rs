@@ -16,7 +16,7 @@ use crate::metrics::{Label, Metrics, SequenceSample};
 use crate::name::SequenceName;
 use crate::refill::policy::{Pace, Policy};
 use crate::segment::{Block, Taken, push_joined};
-use crate::store::{ErrorKind, Terms};
+use crate::store::{Definition, ErrorKind, Leased, Terms};
 
 /// The longest runway that is told, in seconds.
 const DAY: f64 = 86_400.0;
@@ -140,8 +140,9 @@ pub struct Sequence {
     capacity_used: AtomicU64,
     /// The largest block end leased, also before a restart. Relaxed: for people.
     high_water_mark: AtomicU64,
-    /// The one of the start: below it this node may have handed ids out before.
-    first_mark: u64,
+    /// The one before the first lease: below it this node may have handed ids out in an earlier life. Relaxed: read at the
+    /// end, by who has stopped the refill.
+    first_mark: AtomicU64,
     /// Held by the batch that is gathering its ids.
     gathering: tokio::sync::Mutex<()>,
     announced: Mutex<Announced>,
@@ -174,7 +175,7 @@ impl Sequence {
             rate: AtomicU64::new(0),
             capacity_used: AtomicU64::new(0),
             high_water_mark: AtomicU64::new(high_water_mark),
-            first_mark: high_water_mark,
+            first_mark: AtomicU64::new(high_water_mark),
             gathering: tokio::sync::Mutex::new(()),
             announced: Mutex::new(Announced { terms, is_deleted: false, is_new: false }),
             pace: Mutex::new(Pace { incarnation: terms.incarnation, ..Pace::default() }),
@@ -280,13 +281,11 @@ impl Sequence {
             // single id is no part of anything.
             let _turn = if want > 1 { Some(self.gathering.lock().await) } else { None };
             // While leasing fails the rest will hardly come: it must not take what others could still be answered with.
-            while want > 1 && self.snapshot().held() < waiting.wanted {
-                match self.health().failure.as_ref().map(|failure| failure.kind) {
-                    None => break,
-                    Some(Some(ErrorKind::Exhausted)) => return Err(Dry::Exhausted),
-                    Some(_) => {}
+            while want > 1 && self.health().failure.is_some() && self.snapshot().held() < waiting.wanted {
+                match self.buffer.when_dry() {
+                    Dry::Empty => sleep(FAILING_POLL).await,
+                    for_good => return Err(for_good),
                 }
-                sleep(FAILING_POLL).await;
             }
             while waiting.wanted > 0 {
                 let taken = self.buffer.take_or_wait(waiting.wanted).await?;
@@ -339,10 +338,16 @@ impl Sequence {
         let rate = f64::from_bits(self.rate.load(Ordering::Relaxed));
         match self.snapshot().held() {
             // Nobody used it yet, or nobody can.
-            0 if !self.name.is_default() && (self.is_deleted() || !self.health().has_leased) => DAY,
+            0 if !self.name.is_default() && self.is_unused() => DAY,
             0 => 0.0,
             held => (held as f64 / rate).min(DAY),
         }
+    }
+
+    /// Whether it holds nothing because nobody needs it to.
+    fn is_unused(&self) -> bool {
+        let health = self.health();
+        self.is_deleted() || (!health.has_leased && health.failure.is_none())
     }
 
     /// Where the runway is less than half of what it should be: how long it is, and should be, in seconds.
@@ -393,11 +398,12 @@ impl Sequence {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what the store says: other terms, or `None` for a sequence that is deleted. The refill acts on it.
-    pub(crate) fn announce(&self, found: Option<Terms>) {
+    /// Takes in what the store says of it; `None` where the store has no such sequence. The refill acts on it.
+    pub(crate) fn announce(&self, found: Option<&Definition>) {
         {
             let mut announced = self.announced();
-            let (terms, is_deleted) = (found.unwrap_or(announced.terms), found.is_none());
+            let terms = found.map_or(announced.terms, |found| found.terms);
+            let is_deleted = found.is_none_or(|found| found.is_deleted);
             // Readings may overtake each other: what is older says nothing. (0 is not counted: `default` has it in the
             // ticket layout.)
             let is_older = terms.incarnation < announced.terms.incarnation && terms.incarnation != 0;
@@ -442,14 +448,19 @@ impl Sequence {
         &self.label
     }
 
-    /// Takes in leased blocks.
-    pub(crate) fn append(&self, blocks: &[Block]) {
+    /// Takes in a lease.
+    pub(crate) fn append(&self, leased: &Leased) {
         {
             let mut health = self.health();
+            if !health.has_leased {
+                // Not the one of the start: with another store, where that is allowed, the marks begin anew.
+                self.first_mark.store(leased.mark, Ordering::Relaxed);
+                self.high_water_mark.store(leased.mark, Ordering::Relaxed);
+            }
             health.has_leased = true;
             health.failure = None;
         }
-        for block in blocks {
+        for block in &leased.blocks {
             self.high_water_mark.fetch_max(block.end(), Ordering::Relaxed);
             match self.buffer.append(*block) {
                 Ok(()) => {}
@@ -475,6 +486,11 @@ impl Sequence {
         since.elapsed()
     }
 
+    /// What failed before says nothing any more.
+    pub(crate) fn forget_failure(&self) {
+        self.health().failure = None;
+    }
+
     /// Ends the handing out. What was not handed out.
     pub(crate) fn seal(&self) -> Unused {
         let sealed = self.buffer.seal();
@@ -483,7 +499,7 @@ impl Sequence {
             push_joined(&mut blocks, block);
         }
         let tail = blocks.pop();
-        Unused { tail, before: blocks, handed_to: self.first_mark.max(self.buffer.handed_to()) }
+        Unused { tail, before: blocks, handed_to: self.first_mark.load(Ordering::Relaxed).max(self.buffer.handed_to()) }
     }
 
     /// The incarnation of what is held.

@@ -115,6 +115,8 @@ pub struct Leased {
     pub blocks: Vec<Block>,
     /// How much of the ids that the sequence can ever have is leased, 0 to 1.
     pub capacity_used: f64,
+    /// The node's high-water mark before this lease, as the guard found it; a store says 0.
+    pub mark: u64,
 }
 
 /// Sets blocks aside, durably, each at most once in the life of the store.

@@ -177,7 +177,7 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
             print(&if has_moved {
                 format!("{name} goes on from id {next}; running nodes drop what they hold from before within 5 s\n")
             } else {
-                format!("{name} was at id {next} already and stays there; its counter counts as safe on this server\n")
+                format!("{name} was at id {next} already and stays there; its counter counts as safe now\n")
             })
         }),
         Command::Delete { name, yes } => {

@@ -48,7 +48,7 @@ impl BlockStore for Scripted {
         let mut next = self.next.lock().unwrap();
         let start = *next;
         *next += want.get();
-        Ok(Leased { blocks: vec![Block::new(start, *next).unwrap()], capacity_used: 0.0 })
+        Ok(Leased { blocks: vec![Block::new(start, *next).unwrap()], capacity_used: 0.0, mark: 0 })
     }
     async fn give_back(&self, _: &SequenceName, _: Terms, _: Block) -> Result<bool, StoreError> {
         Ok(false)
@@ -105,6 +105,13 @@ fn rig(script: impl IntoIterator<Item = Act>) -> Rig {
 }
 
 impl Rig {
+    /// As if a look for changes had found it.
+    fn announce(&self, terms: Terms) {
+        let name = self.sequence.name().clone();
+        let found = Definition { name, terms, next_id: None, is_deleted: false, description: String::new() };
+        self.sequence.announce(Some(&found));
+    }
+
     fn leases(&self) -> usize {
         self.store.leases.lock().unwrap().len()
     }
@@ -223,7 +230,7 @@ async fn an_advanced_sequence_drops_what_it_holds_and_goes_on() {
     let terms = Terms { incarnation: 2, ..TERMS };
     *rig.store.terms.lock().unwrap() = Some(terms);
     *rig.store.next.lock().unwrap() = 5_001;
-    rig.sequence.announce(Some(terms));
+    rig.announce(terms);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(rig.sequence.next().await, Ok(5_001));
     let text = String::from_utf8(rig.metrics.render([], true)).unwrap();
@@ -238,7 +245,7 @@ async fn a_lease_that_finds_the_sequence_changed_looks_it_up() {
     let refused = rig.sequence.take(5_000).await;
     assert_eq!(refused, Err(crate::sequence::TakeError::Gone(SequenceName::default())));
     *rig.store.terms.lock().unwrap() = Some(Terms { incarnation: 2, ..TERMS });
-    rig.sequence.announce(Some(Terms { incarnation: 2, ..TERMS }));
+    rig.announce(Terms { incarnation: 2, ..TERMS });
     sleep(Duration::from_millis(1)).await;
     assert!(rig.sequence.next().await.is_ok());
 }

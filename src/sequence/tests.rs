@@ -25,6 +25,15 @@ fn block(start: u64, end: u64) -> Block {
     Block::new(start, end).unwrap()
 }
 
+fn leased(blocks: &[Block]) -> Leased {
+    Leased { blocks: blocks.to_vec(), capacity_used: 0.0, mark: 0 }
+}
+
+/// What a store says of the sequence.
+fn definition(terms: Terms, is_deleted: bool) -> Definition {
+    Definition { name: SequenceName::default(), terms, next_id: None, is_deleted, description: String::new() }
+}
+
 fn lost(sequence: &Sequence) -> String {
     let text = String::from_utf8(sequence.shared.metrics.render([], true)).unwrap();
     let line = text.lines().find(|line| line.contains("reason=\"batch_timeout\"")).unwrap();
@@ -45,7 +54,7 @@ async fn waits_for_the_refill_but_not_for_ever() {
     });
     tokio::task::yield_now().await;
     assert_eq!(sequence.waiting(), (1, 1));
-    sequence.append(&[block(101, 201)]);
+    sequence.append(&leased(&[block(101, 201)]));
     assert_eq!(waiting.await.unwrap(), Ok(101));
     assert_eq!(sequence.waiting(), (0, 0));
 }
@@ -71,19 +80,19 @@ async fn only_so_many_wait() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_goes_over_blocks_and_a_late_one_is_lost_and_counted() {
     let sequence = sequence();
-    sequence.append(&[block(10, 13), block(20, 22)]);
+    sequence.append(&leased(&[block(10, 13), block(20, 22)]));
     assert_eq!(sequence.take(4).await, Ok(vec![block(10, 13), block(20, 21)]));
     let error = sequence.take(3).await.unwrap_err();
     assert!(matches!(error, TakeError::TimedOut { .. }), "{error}");
     assert_eq!(lost(&sequence), "1");
-    sequence.append(&[block(30, 40)]);
+    sequence.append(&leased(&[block(30, 40)]));
     assert_eq!(sequence.next().await, Ok(30), "the lost id is not given to anybody");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_frees_its_place() {
     let sequence = sequence();
-    sequence.append(&[block(10, 11)]);
+    sequence.append(&leased(&[block(10, 11)]));
     let task = tokio::spawn({
         let sequence = sequence.clone();
         async move { sequence.take(5).await }
@@ -107,7 +116,7 @@ async fn exhausted_and_draining_are_said_at_once() {
     sequence.fail("used up", Some(ErrorKind::Exhausted));
     assert_eq!(waiting.await.unwrap(), Err(TakeError::Exhausted("used up".into())));
     assert_eq!(sequence.next().await, Err(TakeError::Exhausted("used up".into())));
-    sequence.append(&[block(10, 13)]);
+    sequence.append(&leased(&[block(10, 13)]));
     assert_eq!(sequence.next().await, Ok(10), "the column was widened");
     assert_eq!(sequence.seal(), Unused { tail: Some(block(11, 13)), before: vec![], handed_to: 11 });
     assert_eq!(sequence.next().await, Err(TakeError::Draining));
@@ -116,7 +125,7 @@ async fn exhausted_and_draining_are_said_at_once() {
 #[tokio::test(start_paused = true)]
 async fn more_than_is_ever_held_is_refused_at_once_and_costs_nothing() {
     let sequence = sequence();
-    sequence.append(&[block(1, 2_000)]);
+    sequence.append(&leased(&[block(1, 2_000)]));
     assert_eq!(sequence.take(1_001).await, Err(TakeError::TooMany { asked: 1_001, most: 1_000 }));
     assert_eq!(sequence.take(1_000).await, Ok(vec![block(1, 1_001)]));
 }
@@ -125,7 +134,7 @@ async fn more_than_is_ever_held_is_refused_at_once_and_costs_nothing() {
 fn the_runway_is_none_without_ids_whatever_the_rate() {
     let sequence = sequence();
     assert_eq!(sequence.sample().runway_seconds, 0.0);
-    sequence.append(&[block(1, 101)]);
+    sequence.append(&leased(&[block(1, 101)]));
     assert_eq!(sequence.sample().runway_seconds, DAY, "idle");
     sequence.set_rate(10.0);
     assert_eq!(sequence.sample().runway_seconds, 10.0);
@@ -183,7 +192,7 @@ fn no_wake_up_is_lost_when_the_task_leaves() {
 #[tokio::test(start_paused = true)]
 async fn a_deleted_sequence_says_so_and_a_new_one_goes_on() {
     let (sequence, mut queue) = sequence_and_queue();
-    sequence.append(&[block(10, 20)]);
+    sequence.append(&leased(&[block(10, 20)]));
     assert_eq!(sequence.next().await, Ok(10));
     sequence.announce(None);
     assert!(queue.try_recv().is_ok(), "the refill is told");
@@ -193,22 +202,22 @@ async fn a_deleted_sequence_says_so_and_a_new_one_goes_on() {
     assert_eq!(sequence.next().await, Err(TakeError::Gone(SequenceName::default())));
     assert_eq!(sequence.snapshot().handed_out, 1, "what was dropped was not handed out");
     let terms = Terms { incarnation: 2, ..sequence.terms() };
-    sequence.announce(Some(terms));
+    sequence.announce(Some(&definition(terms, false)));
     assert_eq!(sequence.news(), Some((terms, false)));
     assert_eq!(sequence.news(), None);
-    sequence.announce(Some(terms));
+    sequence.announce(Some(&definition(terms, false)));
     assert!(!sequence.has_news(), "nothing new");
-    sequence.append(&[block(20, 30)]);
+    sequence.append(&leased(&[block(20, 30)]));
     assert_eq!(sequence.next().await, Ok(20));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_tail_goes_over_leases_but_not_over_the_ids_of_others() {
     let sequence = sequence();
-    sequence.append(&[block(101, 201)]);
+    sequence.append(&leased(&[block(101, 201)]));
     assert_eq!(sequence.take(100).await, Ok(vec![block(101, 201)]));
-    for leased in [block(301, 401), block(501, 601), block(601, 701)] {
-        sequence.append(&[leased]);
+    for block in [block(301, 401), block(501, 601), block(601, 701)] {
+        sequence.append(&leased(&[block]));
     }
     // Handed out up to 201: what was never touched counts for nothing.
     let expected = Unused { tail: Some(block(501, 701)), before: vec![block(301, 401)], handed_to: 201 };
@@ -218,7 +227,7 @@ async fn the_tail_goes_over_leases_but_not_over_the_ids_of_others() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_can_not_be_filled_takes_nothing() {
     let sequence = sequence();
-    sequence.append(&[block(1, 901)]);
+    sequence.append(&leased(&[block(1, 901)]));
     sequence.fail("the store is away", Some(ErrorKind::Unavailable));
     let error = sequence.take(1_000).await.unwrap_err();
     assert!(matches!(&error, TakeError::TimedOut { why, .. } if why == "the store is away"), "{error}");
@@ -226,14 +235,18 @@ async fn a_batch_that_can_not_be_filled_takes_nothing() {
     sequence.fail("used up", Some(ErrorKind::Exhausted));
     assert_eq!(sequence.take(1_000).await, Err(TakeError::Exhausted("used up".into())));
     assert_eq!(sequence.take(900).await, Ok(vec![block(1, 901)]));
+    sequence.set_supply(Supply::Gone);
+    assert_eq!(sequence.take(10).await, Err(TakeError::Gone(SequenceName::default())), "whatever failed before");
 }
 
 #[test]
 fn what_was_read_before_is_not_taken_for_news() {
     let sequence = sequence();
     let terms = |incarnation| Terms { incarnation, ..sequence.terms() };
-    sequence.announce(Some(terms(2)));
+    sequence.announce(Some(&definition(terms(2), false)));
     assert!(sequence.news().is_some());
-    sequence.announce(Some(terms(1)));
+    sequence.announce(Some(&definition(terms(1), false)));
     assert!(!sequence.has_news());
+    sequence.announce(Some(&definition(terms(1), true)));
+    assert!(!sequence.has_news(), "the tombstone of before it was made again");
 }

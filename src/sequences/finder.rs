@@ -40,6 +40,9 @@ pub struct Asked {
     pub(super) reply: oneshot::Sender<Result<bool, String>>,
 }
 
+/// What came of a name: its definition, or why it can't be made.
+type Found = Result<Definition, StoreError>;
+
 /// The two tasks that ask.
 pub struct Finder {
     /// Where what is found is put.
@@ -78,14 +81,18 @@ impl Finder {
             if let Ok(found) = &found {
                 for name in &names {
                     match found.get(name) {
-                        Some(definition) => self.take_in(definition),
+                        Some(Ok(definition)) => self.take_in(definition),
+                        Some(Err(_)) => {}
                         None => self.sequences.remember_unknown(name.clone()),
                     }
                 }
             }
             for Asked { name, reply } in batch.drain(..) {
                 let answer = match &found {
-                    Ok(found) => Ok(found.contains_key(&name)),
+                    Ok(found) => match found.get(&name) {
+                        Some(Err(error)) => Err(error.what.clone()),
+                        other => Ok(other.is_some()),
+                    },
                     Err(error) => Err(error.what.clone()),
                 };
                 self.metrics.looked_up(match &answer {
@@ -102,19 +109,23 @@ impl Finder {
         }
     }
 
-    /// Those of `names` that there are and that are not deleted; declared ones are made.
-    async fn find_or_make(&self, names: &[SequenceName]) -> Result<HashMap<SequenceName, Definition>, StoreError> {
+    /// Those of `names` that there are and that are not deleted. Declared ones are made; the error of one that can't be is its
+    /// own.
+    async fn find_or_make(&self, names: &[SequenceName]) -> Result<HashMap<SequenceName, Found>, StoreError> {
         let mut found = self.find(names).await?;
         let is_missing = |new: &&NewSequence| names.contains(&new.name) && !found.iter().any(|d| d.name == new.name);
         let missing: Vec<&NewSequence> = self.declared.iter().filter(is_missing).collect();
+        let mut errors = Vec::new();
         if !missing.is_empty() {
-            for new in &missing {
-                self.make(new).await?;
+            for new in missing {
+                if let Err(error) = self.make(new).await {
+                    errors.push((new.name.clone(), Err(error)));
+                }
             }
             found = self.find(names).await?;
         }
         let live = found.into_iter().filter(|definition| !definition.is_deleted);
-        Ok(live.map(|definition| (definition.name.clone(), definition)).collect())
+        Ok(errors.into_iter().chain(live.map(|definition| (definition.name.clone(), Ok(definition)))).collect())
     }
 
     async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
@@ -161,7 +172,7 @@ impl Finder {
     fn take_in(&self, definition: &Definition) {
         let known = self.sequences.by_name.pin();
         if let Some(sequence) = known.get(&definition.name) {
-            sequence.announce(Some(definition.terms));
+            sequence.announce(Some(definition));
             return;
         }
         let (name, terms) = (definition.name.clone(), definition.terms);
@@ -173,7 +184,7 @@ impl Finder {
 
     /// Makes the declared sequences, and looks for changes, for ever.
     pub async fn look_for_changes(self: Arc<Self>) {
-        let (mut is_declared, mut is_told, mut seen, mut looks) = (false, false, None, 0);
+        let (mut is_declared, mut told, mut seen, mut looks) = (false, None, None, 0);
         loop {
             let looked = async {
                 let revision = self.store.revision().await?;
@@ -192,9 +203,10 @@ impl Finder {
                 match self.declare().await {
                     Ok(()) => is_declared = true,
                     // Of a store that is away the refill tells.
-                    Err(error) if error.kind == ErrorKind::Unavailable || std::mem::replace(&mut is_told, true) => {}
+                    Err(error) if error.kind == ErrorKind::Unavailable || told == Some(error.kind) => {}
                     Err(error) => {
-                        tracing::error!("the declared sequences can't be made, which is tried again: {error}");
+                        told = Some(error.kind);
+                        tracing::error!("the declared sequences can't all be made, which is tried again: {error}");
                     }
                 }
             }
@@ -202,15 +214,17 @@ impl Finder {
         }
     }
 
-    /// Makes the declared sequences that are missing, and tells of those that are not as they are declared.
+    /// Makes the declared sequences that are missing, and tells of those that are not as they are declared. The first error,
+    /// once all were tried.
     async fn declare(&self) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
         for declared in self.declared.chunks(MOST_NAMES) {
             let names: Vec<SequenceName> = declared.iter().map(|new| new.name.clone()).collect();
             let found = self.store.find(&names).await?;
             for new in declared {
                 let name = &new.name;
                 match found.iter().find(|definition| definition.name == *name) {
-                    None => self.make(new).await?,
+                    None => outcome = outcome.and(self.make(new).await),
                     Some(definition) if definition.is_deleted => tracing::warn!(
                         "the configuration declares the sequence {name}, but it was deleted: make it again with `seqsvr \
                          sequence create {name}`, or remove it from the configuration"
@@ -229,7 +243,7 @@ impl Finder {
                 }
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Reads the definitions of all that are known.
@@ -240,8 +254,7 @@ impl Finder {
             let found: HashMap<SequenceName, Definition> =
                 self.store.find(&names).await?.into_iter().map(|found| (found.name.clone(), found)).collect();
             for sequence in some {
-                let live = found.get(sequence.name()).filter(|definition| !definition.is_deleted);
-                sequence.announce(live.map(|definition| definition.terms));
+                sequence.announce(found.get(sequence.name()));
             }
         }
         // Those among them that were created are found at once.

@@ -44,12 +44,15 @@ pub(super) enum Verdict {
 impl Row {
     /// What a lease of `want` ids gets on `server`, by a node that holds `terms` and has leased up to `mark` before.
     pub(super) fn verdict(&self, terms: Terms, server: &str, mark: u64, want: NonZeroU64) -> Verdict {
-        if self.is_deleted || self.incarnation != terms.incarnation {
+        if self.is_deleted {
             Verdict::Stale
         } else if self.server != server {
             Verdict::NotFenced
         } else if self.next_id < mark {
+            // Before the incarnation: a restored row may have an earlier one.
             Verdict::WentBack
+        } else if self.incarnation != terms.incarnation {
+            Verdict::Stale
         } else {
             let end = self.next_id.saturating_add(want.get()).min(self.max_id.saturating_add(1)).min(MAX_END);
             Block::new(self.next_id, end).map_or(Verdict::Exhausted, Verdict::Lease)
@@ -192,10 +195,11 @@ impl Edit {
                         row.next_id
                     ));
                 }
-                let moved = to > row.next_id;
+                // What is held from before is dropped too where the counter was not safe: it may be held twice.
+                let drops = to > row.next_id || row.server != server;
                 Ok(Row {
                     next_id: row.next_id.max(to),
-                    incarnation: row.incarnation + u32::from(moved),
+                    incarnation: row.incarnation + u32::from(drops),
                     server: server.to_owned(),
                     ..row.clone()
                 })
@@ -244,6 +248,7 @@ mod tests {
             ("one below the mark", row(), 502, 100, Verdict::WentBack),
             ("deleted", Row { is_deleted: true, ..row() }, 0, 1, Verdict::Stale),
             ("another incarnation", Row { incarnation: 2, ..row() }, 0, 1, Verdict::Stale),
+            ("restored, of an earlier incarnation", Row { incarnation: 0, ..row() }, 502, 1, Verdict::WentBack),
             ("another server", Row { server: "there".into(), ..row() }, 0, 1, Verdict::NotFenced),
             ("went back", Row { server: REGRESSED.into(), ..row() }, 0, 1, Verdict::NotFenced),
         ] {
@@ -297,7 +302,7 @@ mod tests {
     fn advancing_moves_forward_only_and_fences() {
         let elsewhere = Row { server: "there".into(), ..row() };
         let stays = apply(Edit::Advance(501), Some(&elsewhere)).unwrap();
-        assert_eq!(stays, Row { server: "here".into(), ..row() });
+        assert_eq!(stays, Row { server: "here".into(), incarnation: 2, ..row() });
         assert!(apply(Edit::Advance(500), Some(&elsewhere)).unwrap_err().contains("past what any node has leased"));
         assert_eq!(apply(Edit::Advance(3), Some(&row())), Ok(row()), "nothing to do");
         let forward = apply(Edit::Advance(502), Some(&elsewhere)).unwrap();

@@ -41,7 +41,7 @@ impl Guard {
             )
         })?;
         self.node.raise_high_water_mark(sequence, end);
-        Ok(leased)
+        Ok(Leased { mark, ..leased })
     }
 
     /// The store, for all that is not a lease.

@@ -104,7 +104,12 @@ impl Sqlite {
 impl BlockStore for Sqlite {
     async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
         let name = sequence.clone();
-        self.run(move |inner, transaction| inner.lease(transaction, &name, terms, want)).await?
+        let leased = self.run(move |inner, transaction| inner.lease(transaction, &name, terms, want)).await?;
+        if matches!(&leased, Err(StoreError { kind: ErrorKind::Unsafe, .. })) {
+            // The file may be put back under us: the next lease opens it anew.
+            self.close().await;
+        }
+        leased
     }
 
     async fn give_back(&self, sequence: &SequenceName, terms: Terms, tail: Block) -> Result<bool, StoreError> {
@@ -245,7 +250,11 @@ impl Inner {
         match before.verdict(terms, NO_SERVER, mark, want) {
             Verdict::Lease(block) => {
                 set(block.end(), NO_SERVER)?;
-                Ok(Ok(Leased { blocks: vec![block], capacity_used: Row::capacity_used(block.end(), before.max_id) }))
+                Ok(Ok(Leased {
+                    blocks: vec![block],
+                    capacity_used: Row::capacity_used(block.end(), before.max_id),
+                    mark: 0,
+                }))
             }
             verdict => {
                 // Processes that remember nothing must refuse too.
@@ -418,7 +427,8 @@ fn row(columns: &rusqlite::Row<'_>) -> rusqlite::Result<(SequenceName, Row)> {
         name,
         Row {
             next_id: id(1)?,
-            step: Step::new(id(2)?).ok_or_else(|| broken(2, "a step out of range"))?,
+            // 0 would be edited by hand.
+            step: Step::new(id(2)?).unwrap_or(Step::of(1)),
             max_id: id(3)?,
             server: columns.get(4)?,
             incarnation: columns.get(5)?,

@@ -79,7 +79,9 @@ fn declared_ones_are_there_on_every_store() {
 }
 
 /// Everything that the command line does, and a running node that follows.
-fn managed_by_the_command_line(setup: &Setup) {
+fn managed_by_the_command_line(setup: Setup) {
+    // What is held is bounded, so that the requests below use it up.
+    let setup = &setup.env("SEQSVR_REFILL__MAX_BLOCK", "50");
     let server = setup.start();
     let followed = |what: &str, is_so: &dyn Fn(&Response) -> bool| {
         let since = Instant::now();
@@ -149,17 +151,17 @@ fn managed_by_the_command_line(setup: &Setup) {
 
 #[test]
 fn managed_on_the_embedded_store() {
-    managed_by_the_command_line(&Setup::embedded());
+    managed_by_the_command_line(Setup::embedded());
 }
 
 #[test]
 fn managed_on_mariadb() {
-    managed_by_the_command_line(&Setup::seed(&Database::start(Flavor::MariaDb)));
+    managed_by_the_command_line(Setup::seed(&Database::start(Flavor::MariaDb)));
 }
 
 #[test]
 fn managed_on_mysql_9() {
-    managed_by_the_command_line(&Setup::on(&Database::start(Flavor::MySql9), COUNTER));
+    managed_by_the_command_line(Setup::on(&Database::start(Flavor::MySql9), COUNTER));
 }
 
 #[test]
@@ -344,6 +346,21 @@ fn whoever_stops_first_and_starts_first_nobody_is_alarmed() {
 }
 
 #[test]
+fn a_restored_row_of_an_earlier_incarnation_is_refused_by_all() {
+    let database = Database::start(Flavor::MariaDb);
+    let setups = [(); 2].map(|()| Setup::on(&database, COUNTER));
+    let server = setups[0].start();
+    assert_eq!(server.next(), 11);
+    run(&setups[0], "sequence advance default --to 5000");
+    eventually("it follows", || (server.next() >= 5_000).then_some(()));
+    sql(&database, "UPDATE sequence.seqsvr_sequence SET next_id = 21, incarnation = 1");
+    let ids = load(&[server.port()], 1, 40);
+    assert!(ids.verdict().errors > 0);
+    let refusal = setups[1].start().get("/new");
+    assert!(refusal.status == 503 && refusal.body.contains("went back"), "one that remembers nothing: {refusal:?}");
+}
+
+#[test]
 fn a_rewind_is_found_where_the_tail_did_not_go_back() {
     let database = Database::start(Flavor::MariaDb);
     let setups = [(); 2].map(|()| Setup::on(&database, COUNTER));
@@ -402,7 +419,7 @@ fn looking_makes_nothing() {
     assert!(!setup.folder().join("data").exists());
     let database = Database::start(Flavor::MySql9);
     let (code, output) = Setup::seed(&database).run(&["sequence", "list"]);
-    assert!(code == 78 && output.contains("no sequences here yet"), "{output}");
+    assert!(code == 78 && output.contains("no seqsvr has used this database yet"), "{output}");
     assert!(sql(&database, "SHOW TABLES FROM sequence").is_empty());
 }
 
@@ -537,6 +554,15 @@ fn an_account_that_may_not_create_is_told_what_to_run() {
     assert!(code == 78 && output.contains("CREATE TABLE IF NOT EXISTS seqsvr_sequence"), "{output}");
     let server = setup.start();
     assert_eq!(server.get("/new/orders").status, 404, "no table, no sequence");
+    // What an administrator runs as it is printed is enough, for the counter layout of a new database too.
+    sql(&database, "DROP DATABASE sequence; CREATE DATABASE sequence");
+    let setup = Setup::on(&database, COUNTER).env("SEQSVR_MYSQL__USER", "ids");
+    let (code, output) = setup.run(&[]);
+    let (_, ddl) = output.rsplit_once("run:\n").unwrap_or_else(|| panic!("{output}"));
+    assert_eq!(code, 78);
+    sql(&database, &format!("USE sequence; {ddl}"));
+    assert_eq!(setup.start().next(), 11);
+    assert_eq!(setup.start().get("/new").status, 200);
 }
 
 #[test]

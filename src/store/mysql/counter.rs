@@ -117,7 +117,7 @@ impl Counters {
                     StoreError::new(ErrorKind::Unsafe, what)
                 })?;
                 let capacity_used = Row::capacity_used(block.end(), terms.max_id);
-                Ok(Some(Leased { blocks: vec![block], capacity_used }))
+                Ok(Some(Leased { blocks: vec![block], capacity_used, mark: 0 }))
             }
             Ok(Done { affected_rows: 0, .. }) => Ok(None),
             Ok(_) => Err(StoreError::new(
@@ -150,8 +150,10 @@ impl Counters {
     async fn raise(&self, session: &mut Session<'_>, opened: &Opened, name: &SequenceName, mark: u64) {
         let sql = format!(
             "UPDATE seqsvr_sequence SET server = IF(server = {}, '{REGRESSED}', server), next_id = {mark} \
-             WHERE name = '{name}' AND next_id < {mark}",
-            opened.fence()
+             WHERE name = '{name}' AND next_id < {mark} \
+             AND EXISTS (SELECT 1 FROM seqsvr_meta WHERE id = 1 AND store_id = '{}')",
+            opened.fence(),
+            opened.store_id
         );
         if let Err(failed) = session.execute(&sql).await {
             tracing::debug!("the counter of sequence {name} could not be raised to {mark}: {}", failed.error);
@@ -224,17 +226,16 @@ impl Counters {
         };
         let read = |columns: Columns| {
             let (name, next_id, step, max_id, server, incarnation, is_deleted, description) = columns;
-            let row = name.parse().ok().zip(Step::new(step)).map(|(name, step)| {
-                (name, Row { next_id, step, max_id, server, incarnation, is_deleted, description })
-            });
-            if row.is_none() && !IS_TOLD.swap(true, Ordering::Relaxed) {
+            let parsed = name.parse();
+            if (parsed.is_err() || step == 0) && !IS_TOLD.swap(true, Ordering::Relaxed) {
                 let at = &self.server.described;
                 tracing::warn!(
-                    "{at}: seqsvr_sequence has rows that are passed over: '{name}' has a name or step {step} that is \
-                     not allowed"
+                    "{at}: seqsvr_sequence has rows that were edited by hand: '{name}', step {step}. A name that is not allowed is \
+                     passed over, a step of 0 counts as 1"
                 );
             }
-            row
+            let step = Step::new(step).unwrap_or(Step::of(1));
+            Some((parsed.ok()?, Row { next_id, step, max_id, server, incarnation, is_deleted, description }))
         };
         Ok(rows.into_iter().filter_map(read).collect())
     }

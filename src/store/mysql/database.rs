@@ -72,8 +72,8 @@ impl Opened {
 
     /// The value of [`fence`](Self::fence) where `session` is connected.
     pub(super) async fn read_fence(&self, session: &mut Session<'_, impl Queryable>) -> Result<String, StoreError> {
-        let rows: Vec<String> = session.rows(&format!("SELECT {}", self.fence())).await?;
-        Ok(rows.into_iter().next().unwrap_or_default())
+        let rows: Vec<Option<String>> = session.rows(&format!("SELECT {}", self.fence())).await?;
+        Ok(rows.into_iter().next().flatten().unwrap_or_default())
     }
 }
 
@@ -170,21 +170,26 @@ impl Database {
         if found.is_none() {
             // Before anything is made: this may be another database than the one the node leased from.
             self.check_store(None)?;
-            // Both are made after the row of seqsvr_meta: taken for new, counters in them would begin anew.
-            for later in ["seqsvr_sequence", RETIRED] {
-                if has(later) {
+            // Taken for new, counters in them would begin anew.
+            let is_used = has("seqsvr_sequence")
+                && !session.rows::<u64>("SELECT 1 FROM seqsvr_sequence LIMIT 1").await?.is_empty();
+            for (is_there, later) in [(is_used, "seqsvr_sequence"), (has(RETIRED), RETIRED)] {
+                if is_there {
                     return Err(self.gone("seqsvr_meta, or its row,", later));
                 }
             }
             if !self.may_make {
-                return Err(self.misconfigured("there are no sequences here yet. Start a server, or make one"));
+                return Err(self
+                    .misconfigured("no seqsvr has used this database yet. Start a server on it, or make a sequence"));
             }
             let layout =
                 if self.default_is_counter && !has("generator_table") { Layout::Counter } else { Layout::Tickets };
-            let of_tickets = (layout == Layout::Tickets).then_some(("generator_table", CREATE_GENERATOR_TABLE));
-            let missing: Vec<&str> = of_tickets
+            let of_default = match layout {
+                Layout::Tickets => ("generator_table", CREATE_GENERATOR_TABLE),
+                Layout::Counter => ("seqsvr_sequence", CREATE_SEQUENCE),
+            };
+            let missing: Vec<&str> = [of_default, ("seqsvr_meta", CREATE_META)]
                 .into_iter()
-                .chain([("seqsvr_meta", CREATE_META)])
                 .filter_map(|(name, ddl)| (!has(name)).then_some(ddl))
                 .collect();
             create(session, &missing).await?;
@@ -255,9 +260,8 @@ impl Database {
         Ok(())
     }
 
-    /// Makes the row of `default` on a database whose counters were never used.
+    /// Makes the row of `default` on a database whose counters were never used; the table was made with `seqsvr_meta`.
     async fn make_default(&self, session: &mut Session<'_>, opened: &Opened) -> Result<(), StoreError> {
-        create(session, &[CREATE_SEQUENCE]).await?;
         let NewSequence { name, step, first_id, max_id, description } = &self.default;
         let sql = format!(
             "INSERT IGNORE INTO seqsvr_sequence (name, next_id, step, max_id, server, description) \

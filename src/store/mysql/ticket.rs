@@ -255,7 +255,7 @@ impl Tickets {
             return Err(self.regressed(&after, &behind));
         }
         let capacity_used = self.report(table, state, &tickets, needed);
-        Ok(Leased { blocks, capacity_used })
+        Ok(Leased { blocks, capacity_used, mark: 0 })
     }
 
     /// How it shows that the counter went back, if it does.
