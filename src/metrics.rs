@@ -71,7 +71,7 @@ impl ResponseCounts {
     }
 }
 
-/// The most sequences with a label of their own; the others are summed up under [`OTHERS`].
+/// The most sequences with a label of their own; the others are summed up as `(others)`.
 pub const MOST_LABELS: usize = 100;
 
 /// The label of those without one of their own. No sequence can be called so.

@@ -3,7 +3,7 @@
 //! A sequence that is due (a threshold, a promotion, a request that waits, news from the store) comes through a queue and
 //! gets a task, which leases until nothing more is to be done. A busy sequence keeps its task, which looks every second all
 //! the same: a lost wake-up costs a second, not a stall. An idle one has none, and costs only its memory. One sequence has
-//! at most one lease in flight; those of different ones run side by side, [`LEASES_AT_ONCE`] at most. Whatever a lease
+//! at most one lease in flight; those of different ones run side by side, six at most. Whatever a lease
 //! does, an error or a panic, its task goes on, with pauses that grow to two seconds.
 
 use std::hash::{BuildHasher, RandomState};
