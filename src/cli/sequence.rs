@@ -54,18 +54,18 @@ pub(super) enum Command {
         json: bool,
     },
     /// Change a sequence
-    #[command(arg_required_else_help = true)]
+    #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
     Alter {
         /// Its name
         name: SequenceName,
         /// Ids in the smallest block, 1 to 4294967295
-        #[arg(long, value_parser = step)]
+        #[arg(long, value_parser = step, group = "change")]
         step: Option<Step>,
         /// The largest id; not below what is leased
-        #[arg(long, value_parser = id, value_name = "ID")]
+        #[arg(long, value_parser = id, value_name = "ID", group = "change")]
         max_id: Option<Id>,
         /// For people, up to 255 bytes
-        #[arg(long, value_parser = description)]
+        #[arg(long, value_parser = description, group = "change")]
         description: Option<String>,
     },
     /// Move the counter forward, never back: nodes drop what they hold and go on from there

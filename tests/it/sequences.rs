@@ -110,6 +110,7 @@ fn managed_by_the_command_line(setup: Setup) {
     for arguments in [
         "sequence create a/b",
         "sequence create a --step 0",
+        "sequence alter orders",
         "sequence advance orders --to 0",
         "sequence alter orders --max-id 9223372036854775807",
     ] {
