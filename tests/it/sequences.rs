@@ -383,9 +383,11 @@ fn another_database_behind_the_same_name_gets_no_lease() {
     assert_eq!(Setup::on(&other, COUNTER).start().next(), 11);
     let server = Setup::on(&database, COUNTER).start();
     assert_eq!(server.next(), 11);
-    // As if the name of the server led elsewhere now, while nothing failed: the rows are in order for themselves.
-    let theirs = row(&other, "server", "default");
-    sql(&database, &format!("UPDATE sequence.seqsvr_sequence SET server = '{theirs}'"));
+    // As if the name of the server led elsewhere now, while nothing failed: the same server by its identity, another store.
+    let theirs = sql_value(&other, "SELECT store_id FROM sequence.seqsvr_meta");
+    let ours = sql_value(&database, "SELECT store_id FROM sequence.seqsvr_meta");
+    sql(&database, &format!("UPDATE sequence.seqsvr_sequence SET server = REPLACE(server, '{ours}', '{theirs}')"));
+    assert!(row(&database, "server", "default").ends_with(&theirs), "the store is a part of it");
     let ids = load(&[server.port()], 1, 40);
     assert!(ids.verdict().errors > 0, "{}", ids.verdict());
 }

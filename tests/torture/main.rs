@@ -12,7 +12,7 @@
 // What is counted fits; what is measured needs no more digits.
 #![allow(clippy::cast_precision_loss)]
 
-#[allow(dead_code)]
+#[allow(dead_code)] // it is shared with tests/it, which uses the rest
 #[path = "../support/mod.rs"]
 mod support;
 
