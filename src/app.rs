@@ -237,14 +237,14 @@ impl Background {
     async fn first_lease(&mut self) -> Result<(), AppError> {
         let _ = timeout(FIRST_LEASE_WAIT, self.progress.wait_for(|progress| *progress != Progress::Starting)).await;
         match &*self.progress.borrow() {
-            Progress::Failing(store::ErrorKind::Misconfigured, what) => Err(AppError::Misconfigured(what.clone())),
+            Progress::Failing(kind, what) if kind.is_misconfigured() => Err(AppError::Misconfigured(what.clone())),
             _ => Ok(()),
         }
     }
 
     /// Ends if, before the first lease worked, it turns out that only a person can make it work.
     async fn misconfigured(&mut self) -> AppError {
-        let is_final = |progress: &Progress| matches!(progress, Progress::Failing(store::ErrorKind::Misconfigured, _));
+        let is_final = |progress: &Progress| matches!(progress, Progress::Failing(kind, _) if kind.is_misconfigured());
         match self.progress.wait_for(is_final).await.as_deref() {
             Ok(Progress::Failing(_, what)) => AppError::Misconfigured(what.clone()),
             // The refill ends only when it is stopped.

@@ -1,4 +1,4 @@
-//! The command line: `seqsvr [serve]`, `check`, `healthcheck`, `adopt`, `sequence`, `migrate`.
+//! The command line: `seqsvr [serve]`, `check`, `healthcheck`, `adopt`, `fence`, `migrate`, `sequence`.
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream, ToSocketAddrs};
@@ -15,8 +15,8 @@ use crate::app::{self, AppError};
 use crate::config::{
     Config, DEFAULT_FILE, ENVIRONMENT_PREFIX, EXIT_CONFIGURATION, Listen, Log, LogFormat, LogLevel, Sources, Store,
 };
-use crate::node::Node;
 
+mod guard;
 mod sequence;
 
 /// Hands out unique, rising 64-bit ids over HTTP, leased in blocks from MySQL or from an embedded store.
@@ -58,16 +58,21 @@ enum Command {
     /// Ask the running server whether it is ready: exit code 0 or 1, for containers
     Healthcheck,
     /// Accept another store than the one that this node leased from before
-    Adopt,
+    Adopt(guard::Adopt),
     /// Make, show and change sequences; running nodes follow within 5 s
     #[command(subcommand)]
     Sequence(sequence::Command),
-    /// Move `default` from `generator_table` to `seqsvr_sequence`, while nodes go on
-    Migrate(sequence::Migrate),
+    /// Move counters past all ids that could be out, and declare them safe on the database server of now: after a restored
+    /// backup, or a failover that may have lost commits
+    Fence(guard::Fencing),
+    /// Move the tickets of `generator_table` to another step, a wider column or `seqsvr_sequence`, while nodes go on
+    Migrate(guard::Migrate),
 }
 
 /// Does what the arguments say; the exit code.
 pub fn run() -> ExitCode {
+    #[cfg(feature = "faults")]
+    crate::faults::tell();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -97,9 +102,10 @@ fn execute(arguments: Arguments) -> Result<(), AppError> {
             Ok(())
         }
         Command::Healthcheck => healthcheck(&config.port),
-        Command::Adopt => adopt(&config),
+        Command::Adopt(adopt) => guard::adopt(&config, adopt),
+        Command::Fence(fencing) => guard::fence(&config, &fencing),
         Command::Sequence(command) => sequence::run(&config, command),
-        Command::Migrate(migrate) => sequence::migrate(&config, migrate),
+        Command::Migrate(migrate) => guard::migrate(&config, &migrate),
     }
 }
 
@@ -203,22 +209,6 @@ fn healthcheck(listen: &Listen) -> Result<(), AppError> {
     } else {
         Err(AppError::Failed(body.to_owned()))
     }
-}
-
-fn adopt(config: &Config) -> Result<(), AppError> {
-    let node = Node::open(&config.data_dir).map_err(|error| AppError::Misconfigured(error.to_string()))?;
-    if !node.is_remembered() {
-        let dir = config.data_dir.display();
-        return Err(AppError::Failed(format!("data_dir {dir} is held by a running server: stop it first")));
-    }
-    let before = node.adopt();
-    node.save().map_err(|error| AppError::Failed(format!("data_dir {}: {error}", config.data_dir.display())))?;
-    println!(
-        "the next start accepts the store that it finds (until now: store_id {}). If it is another one, make sure that its \
-         ids begin past those of the old one",
-        before.as_deref().unwrap_or("none")
-    );
-    Ok(())
 }
 
 #[cfg(test)]

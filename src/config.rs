@@ -20,7 +20,7 @@ use crate::name::SequenceName;
 use crate::segment::MAX_END;
 
 mod values;
-pub use values::{DatabaseHost, Fraction, Listen, Number, Secret, Span};
+pub use values::{DatabaseHost, Flag, Fraction, Listen, Number, Secret, Span};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "config.yml";
@@ -177,6 +177,17 @@ pub struct MySql {
     /// A PEM file of the authorities to trust; those that browsers trust where it is missing.
     #[serde(default)]
     pub ssl_ca: Option<PathBuf>,
+    /// How many ids a counter is moved on where it was last fenced for another database server, as after a failover;
+    /// 0: nothing is leased then, until `seqsvr fence` was run.
+    #[serde(default = "no_skip")]
+    pub failover_skip: Number<0, { 1 << 53 }>,
+    /// Leases only from a server that does not lose what it has acknowledged when it crashes.
+    #[serde(default)]
+    pub require_durable: Flag,
+}
+
+fn no_skip() -> Number<0, { 1 << 53 }> {
+    Number::of(0)
 }
 
 impl MySql {

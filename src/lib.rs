@@ -10,6 +10,7 @@
 //! - [`store`]: where blocks come from, behind a guard.
 //! - [`config`], [`metrics`], [`node`]: what the others are told, say and remember.
 //! - [`segment`], [`buffer`]: the allocator, lock-free and without input or output.
+//! - `faults`: what fault tests need inside; nothing in other builds.
 //!
 //! Under loom (see `sync`) only the allocator is compiled: the rest does not know its stand-ins.
 
@@ -20,6 +21,7 @@ pub mod buffer;
 pub mod cli;
 #[cfg(not(seqsvr_loom))]
 pub mod config;
+mod faults;
 #[cfg(not(seqsvr_loom))]
 pub mod http;
 #[cfg(not(seqsvr_loom))]

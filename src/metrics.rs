@@ -19,6 +19,24 @@ use crate::name::SequenceName;
 /// From half a millisecond, a local database's commit, to the time-outs of a lease's statements.
 const LEASE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
+/// The values of the label `outcome` of a lease: `ok`, `panic`, and what `store::ErrorKind::outcome` says.
+const OUTCOMES: [&str; 14] = [
+    "ok",
+    "conflict",
+    "unavailable",
+    "misconfigured",
+    "regressed",
+    "not_fenced",
+    "fenced",
+    "other_step",
+    "other_store",
+    "not_durable",
+    "migrating",
+    "exhausted",
+    "stale",
+    "panic",
+];
+
 /// Which handler answered; the label `route`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -177,8 +195,11 @@ impl Metrics {
                 "seqsvr_leases_total",
                 "Leases by outcome: ok; conflict (lost against another transaction, tried again at once); unavailable \
                  (database away, slow or read-only); misconfigured (a person must change something); regressed (the \
-                 store's counter may have gone back: nothing is leased); exhausted; stale (the sequence was changed in \
-                 between, and is looked up again); panic.",
+                 store's counter may have gone back: nothing is leased); not_fenced (another database server than before: \
+                 nothing is leased); fenced (the same, but moved past what a failover may have lost, and tried again at \
+                 once); other_step, other_store, not_durable (refused: see docs/guarantees.md); migrating (the tickets \
+                 are moved just now); exhausted; stale (the sequence was changed in between, and is looked up again); \
+                 panic.",
                 &["sequence", "outcome"],
             ),
             lease_seconds: register(&registry, lease_seconds),
@@ -254,7 +275,7 @@ impl Metrics {
                 _ => return labels.others.clone(),
             }
         };
-        for outcome in ["ok", "conflict", "unavailable", "misconfigured", "regressed", "exhausted", "stale", "panic"] {
+        for outcome in OUTCOMES {
             self.leases.with_label_values(&[&*label, outcome]);
         }
         for reason in ["batch_timeout", "shutdown", "discarded", "advanced", "deleted"] {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::faults::{self, Guard};
 use crate::name::SequenceName;
 
 const FILE: &str = "node.json";
@@ -133,10 +134,12 @@ impl Node {
     pub fn check_store(&self, found: Option<&str>) -> Result<(), AnotherStore> {
         let remembered = &self.state().remembered;
         match &remembered.store_id {
-            Some(known) if found != Some(known) && !remembered.is_adopting => Err(AnotherStore {
-                remembered: known.clone(),
-                found: found.unwrap_or("is new and has none yet").to_owned(),
-            }),
+            Some(known) if found != Some(known) && !remembered.is_adopting && !faults::is_off(Guard::Store) => {
+                Err(AnotherStore {
+                    remembered: known.clone(),
+                    found: found.unwrap_or("is new and has none yet").to_owned(),
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -163,6 +166,12 @@ impl Node {
         state.remembered.is_adopting = true;
         state.is_saved = false;
         state.remembered.store_id.clone()
+    }
+
+    /// The store that is leased from, and whether another one is accepted.
+    pub fn remembered_store(&self) -> (Option<String>, bool) {
+        let remembered = &self.state().remembered;
+        (remembered.store_id.clone(), remembered.is_adopting)
     }
 
     /// The largest block end (exclusive) leased of `sequence`; 0 before the first lease.

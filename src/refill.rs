@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::buffer::Supply;
+use crate::faults;
 use crate::metrics::Metrics;
 use crate::sequence::{Failure, Sequence};
 use crate::store::guard::Guard;
@@ -258,6 +259,7 @@ impl Refill {
             Outcome::Leased(leased) => {
                 self.recovered(sequence);
                 sequence.append(&leased);
+                faults::point("lease-published");
                 self.tidy(sequence).await;
                 pace(sequence).backoff.reset();
                 if sequence.name().is_default() {
@@ -304,7 +306,7 @@ impl Refill {
                 is_first_time
             });
         }
-        pace(sequence).backoff.pause(error.kind == ErrorKind::Conflict, jitter())
+        pace(sequence).backoff.pause(error.kind.is_passing(), jitter())
     }
 
     fn broken(&self, broken: &Broken) -> StoreError {
@@ -359,10 +361,11 @@ impl Refill {
     /// then not each has lines of its own.
     fn report(&self, sequence: &Sequence, what: &str, kind: Option<ErrorKind>) {
         let failing_for = sequence.fail(what, kind);
-        let is_passing = kind == Some(ErrorKind::Conflict) && failing_for < CONFLICT_PATIENCE;
+        let is_passing = kind.is_some_and(ErrorKind::is_passing) && failing_for < CONFLICT_PATIENCE;
         // Misconfigured from the start on ends the process, which says so itself.
-        let is_final =
-            kind == Some(ErrorKind::Misconfigured) && sequence.name().is_default() && !sequence.health().has_leased;
+        let is_final = kind.is_some_and(ErrorKind::is_misconfigured)
+            && sequence.name().is_default()
+            && !sequence.health().has_leased;
         let outcome = kind.map_or("panic", ErrorKind::outcome);
         let mut pace = pace(sequence);
         if is_passing || is_final || pace.reported == Some(outcome) {

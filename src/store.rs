@@ -43,8 +43,20 @@ pub enum ErrorKind {
     /// The configuration or the database must be changed by a person: a wrong password, a missing database or
     /// privilege, another step, another store.
     Misconfigured,
-    /// A guard can't rule out that the ids were handed out before.
-    Unsafe,
+    /// The counter is below what was leased of it: ids could be repeated.
+    Regressed,
+    /// The counter was last fenced for another server: ids could be repeated.
+    NotFenced,
+    /// The counter was fenced just now, past what a failover may have lost: the whole lease again, at once.
+    Fenced,
+    /// The step of the tickets is another one than the configured one.
+    OtherStep,
+    /// Another store than the one that this node leased from.
+    OtherStore,
+    /// The database may lose what it has acknowledged, which the configuration does not allow.
+    NotDurable,
+    /// The tickets are moved to another step or layout just now.
+    Migrating,
     /// The sequence has no more ids.
     Exhausted,
     /// The terms are not those of the store any more: the sequence was deleted, advanced or moved. Find it again.
@@ -66,11 +78,27 @@ impl ErrorKind {
             Self::Conflict => "conflict",
             Self::Unavailable => "unavailable",
             Self::Misconfigured => "misconfigured",
-            Self::Unsafe => "regressed",
+            Self::Regressed => "regressed",
+            Self::NotFenced => "not_fenced",
+            Self::Fenced => "fenced",
+            Self::OtherStep => "other_step",
+            Self::OtherStore => "other_store",
+            Self::NotDurable => "not_durable",
+            Self::Migrating => "migrating",
             Self::Exhausted => "exhausted",
             Self::Stale => "stale",
             Self::Refused => "refused",
         }
+    }
+
+    /// Whether the configuration, or what it points to, must be changed by a person.
+    pub const fn is_misconfigured(self) -> bool {
+        matches!(self, Self::Misconfigured | Self::OtherStep | Self::OtherStore | Self::NotDurable)
+    }
+
+    /// Whether the same lease may work at once.
+    pub const fn is_passing(self) -> bool {
+        matches!(self, Self::Conflict | Self::Fenced)
     }
 }
 
@@ -127,7 +155,7 @@ pub trait BlockStore: Send + Sync {
     /// this returns. Opens the store where that is due: connects, makes what is missing, checks what is there. Dropping the
     /// future leaves at most a gap.
     ///
-    /// A counter below the mark went back: [`ErrorKind::Unsafe`], again and again, until a person has set it right. It
+    /// A counter below the mark went back: [`ErrorKind::Regressed`], again and again, until a person has set it right. It
     /// must not creep up to the mark by leasing, for what lies between may be in the hands of other nodes. Other terms
     /// than the store's: [`ErrorKind::Stale`], and nothing is leased.
     async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError>;
@@ -175,29 +203,80 @@ pub struct Change {
     pub description: Option<String>,
 }
 
+/// How far a counter is moved when it is fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// So many ids past where it is.
+    Skip(u64),
+    /// Past this id, the highest that any node has leased.
+    Past(u64),
+}
+
+/// What a person does to a sequence. What is not possible is [`ErrorKind::Refused`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Makes it; refused where there is one of that name. A deleted one is created again: it goes on from where it was, or
+    /// from `first_id` if that is later.
+    Create(NewSequence),
+    /// Changes it.
+    Alter(Change),
+    /// Moves the counter forward to this next id, never back; what nodes hold from before is dropped. Also declares the
+    /// counter safe on the server that it is on now.
+    Advance(u64),
+    /// Deletes it; refused for `default`. Its counter is kept.
+    Delete,
+    /// Declares the counter safe on the server that it is on now, once it is moved past all that could be out. What nodes
+    /// hold stays good, unless the counter was found to have gone back: then it may be held twice, and is dropped.
+    Fence(Fence),
+}
+
+/// How the tickets are moved while nodes go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migration {
+    /// `default` to the counter layout.
+    Counter,
+    /// To another step.
+    Step(Step),
+    /// To a wider column.
+    Widen,
+}
+
+/// The statements of a command: run, or only written down.
+#[derive(Debug, Default)]
+pub struct Script {
+    /// Nothing is changed.
+    pub is_dry_run: bool,
+    /// What would be run, in order, where `is_dry_run`.
+    pub statements: Vec<String>,
+}
+
+impl Script {
+    /// Whether `statement` is to be run; else it is written down.
+    pub fn runs(&mut self, statement: impl FnOnce() -> String) -> bool {
+        if self.is_dry_run {
+            self.statements.push(statement());
+        }
+        !self.is_dry_run
+    }
+}
+
 /// What people do to the sequences of a store. Every change counts [`BlockStore::revision`] up, which is how running
-/// nodes learn of it. Who asks for what is not possible gets [`ErrorKind::Refused`].
+/// nodes learn of it.
 #[async_trait]
 pub trait Catalog: BlockStore {
     /// The sequences whose names come after `after`, in the order of their names, at most `most`; the deleted ones too.
     async fn list(&self, after: Option<&SequenceName>, most: u32) -> Result<Vec<Definition>, StoreError>;
 
-    /// Makes a sequence; refused where there is one of that name. A deleted one is created again: it goes on from where
-    /// it was, or from `first_id` if that is later.
-    async fn create(&self, new: &NewSequence) -> Result<(), StoreError>;
+    /// Does `edit`; says whether the counter moved.
+    async fn edit(&self, name: &SequenceName, edit: &Edit, script: &mut Script) -> Result<bool, StoreError>;
 
-    /// Changes a sequence; refused where there is none.
-    async fn alter(&self, name: &SequenceName, change: &Change) -> Result<(), StoreError>;
+    /// Rows of `generator_table` that are not of seqsvr, by id and uuid, the last few: a Go server may still lease.
+    async fn foreign_rows(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
 
-    /// Moves the counter forward to `next_id`, never back; what nodes hold from before is dropped. Also declares the
-    /// counter safe on the server that it is on now, as [`ErrorKind::Unsafe`] asks for. Says whether it moved.
-    async fn advance(&self, name: &SequenceName, next_id: u64) -> Result<bool, StoreError>;
-
-    /// Deletes a sequence; refused where there is none, and for `default`.
-    async fn delete(&self, name: &SequenceName) -> Result<(), StoreError>;
-
-    /// Moves `default` from the ticket to the counter layout; what it has to tell a person about that.
-    async fn move_default(&self) -> Result<String, StoreError>;
+    /// Migrates the tickets; what it has to tell a person about that. Interrupted anywhere, it can be run again.
+    async fn migrate(&self, migration: Migration, script: &mut Script) -> Result<String, StoreError>;
 }
 
 /// The most names of one [`BlockStore::find`].

@@ -1,10 +1,10 @@
-//! `seqsvr sequence ...` and `seqsvr migrate`: what people do to the sequences of a store.
+//! `seqsvr sequence ...`: what people do to the sequences of a store.
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::json;
 
 use super::start_log;
@@ -12,7 +12,7 @@ use crate::app::AppError;
 use crate::config::{self, Config, Id, Log, LogLevel, NewSequence, Step, Store};
 use crate::name::SequenceName;
 use crate::node::Node;
-use crate::store::{self, Catalog, Change, Definition, ErrorKind, StoreError};
+use crate::store::{self, Catalog, Change, Definition, Edit, Script, StoreError};
 
 /// So many sequences are read at a time.
 const PAGE: u32 = 500;
@@ -86,22 +86,12 @@ pub(super) enum Command {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
-pub(super) struct Migrate {
-    /// Move `default` to the counter layout
-    #[arg(long, required = true)]
-    counter: bool,
-    /// Yes: no Go server leases from `generator_table` any more
-    #[arg(long)]
-    yes: bool,
-}
-
-fn step(typed: &str) -> Result<Step, String> {
+pub(super) fn step(typed: &str) -> Result<Step, String> {
     let number = typed.parse().ok().and_then(Step::new);
     number.ok_or_else(|| "write a whole number from 1 to 4294967295".to_owned())
 }
 
-fn id(typed: &str) -> Result<Id, String> {
+pub(super) fn id(typed: &str) -> Result<Id, String> {
     let number = typed.parse().ok().and_then(Id::new);
     number.ok_or_else(|| format!("write a whole number from 1 to {}", config::LARGEST_MAX_ID))
 }
@@ -112,16 +102,13 @@ fn description(typed: &str) -> Result<String, String> {
 
 impl From<StoreError> for AppError {
     fn from(error: StoreError) -> Self {
-        match error.kind {
-            ErrorKind::Misconfigured => Self::Misconfigured(error.what),
-            _ => Self::Failed(error.what),
-        }
+        if error.kind.is_misconfigured() { Self::Misconfigured(error.what) } else { Self::Failed(error.what) }
     }
 }
 
 /// Runs `work` on the store that is configured. Only who makes a sequence (`may_make`) may make a store: what looks must not
 /// leave one behind where a host or a folder was mistyped.
-fn on_store<T>(
+pub(super) fn on_store<T>(
     config: &Config,
     may_make: bool,
     work: impl AsyncFnOnce(&dyn Catalog) -> Result<T, AppError>,
@@ -157,7 +144,7 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
             new.description = description;
             new.check().map_err(AppError::Failed)?;
             on_store(config, true, async |store| {
-                store.create(&new).await?;
+                edit(store, &new.name, Edit::Create(new.clone())).await?;
                 let definition = find(store, &new.name).await?;
                 print(&format!("made the sequence {}, from id {}\n", new.name, next(&definition)))
             })
@@ -168,11 +155,11 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
             print(&if json { as_json(&definition) + "\n" } else { as_text(&definition) })
         }),
         Command::Alter { name, step, max_id, description } => on_store(config, false, async |store| {
-            store.alter(&name, &Change { step, max_id: max_id.map(Id::get), description }).await?;
+            edit(store, &name, Edit::Alter(Change { step, max_id: max_id.map(Id::get), description })).await?;
             print(&as_text(&find(store, &name).await?))
         }),
         Command::Advance { name, to } => on_store(config, false, async |store| {
-            let has_moved = store.advance(&name, to.get()).await?;
+            let has_moved = edit(store, &name, Edit::Advance(to.get())).await?;
             let next = next(&find(store, &name).await?);
             print(&if has_moved {
                 format!("{name} goes on from id {next}; running nodes drop what they hold from before within 5 s\n")
@@ -188,7 +175,7 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
                 )));
             }
             on_store(config, false, async |store| {
-                store.delete(&name).await?;
+                edit(store, &name, Edit::Delete).await?;
                 print(&format!(
                     "deleted {name}. Its counter is kept: one made again with its name goes on from there\n"
                 ))
@@ -197,18 +184,8 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
     }
 }
 
-pub(super) fn migrate(config: &Config, migrate: Migrate) -> Result<(), AppError> {
-    if !migrate.yes {
-        return Err(AppError::Failed(
-            "default would be moved from generator_table to seqsvr_sequence, while seqsvr nodes go on. A Go server must not \
-             lease from generator_table any more: stop them all, and add --yes"
-                .to_owned(),
-        ));
-    }
-    on_store(config, false, async |store| {
-        let told = store.move_default().await?;
-        print(&(told + "\n"))
-    })
+async fn edit(store: &dyn Catalog, name: &SequenceName, edit: Edit) -> Result<bool, StoreError> {
+    store.edit(name, &edit, &mut Script::default()).await
 }
 
 async fn find(store: &dyn Catalog, name: &SequenceName) -> Result<Definition, AppError> {
@@ -234,7 +211,7 @@ async fn list(store: &dyn Catalog, all: bool, json: bool) -> Result<(), AppError
 }
 
 /// Whoever closed the pipe has read enough.
-fn print(text: &str) -> Result<(), AppError> {
+pub(super) fn print(text: &str) -> Result<(), AppError> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(AppError::Failed(format!("printing: {error}"))),
         Err(_) => std::process::exit(0),

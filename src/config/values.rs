@@ -13,8 +13,7 @@ enum Scalar<'a> {
     Text(&'a str),
     Whole(i128),
     Float(f64),
-    /// `true` or `false`.
-    Flag,
+    Flag(bool),
     /// Nothing, or `null` or `~`.
     Nothing,
 }
@@ -53,8 +52,8 @@ impl<T: FromScalar> Visitor<'_> for ScalarVisitor<T> {
     fn visit_f64<E: de::Error>(self, typed: f64) -> Result<T, E> {
         T::from_scalar(Scalar::Float(typed)).map_err(E::custom)
     }
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<T, E> {
-        T::from_scalar(Scalar::Flag).map_err(E::custom)
+    fn visit_bool<E: de::Error>(self, typed: bool) -> Result<T, E> {
+        T::from_scalar(Scalar::Flag(typed)).map_err(E::custom)
     }
     fn visit_unit<E: de::Error>(self) -> Result<T, E> {
         T::from_scalar(Scalar::Nothing).map_err(E::custom)
@@ -77,6 +76,23 @@ deserialize_by_scalar!(DatabaseHost);
 deserialize_by_scalar!(Number<MIN, MAX>, const MIN, MAX);
 deserialize_by_scalar!(Span<MIN_MS, MAX_MS>, const MIN_MS, MAX_MS);
 deserialize_by_scalar!(Fraction);
+deserialize_by_scalar!(Flag);
+
+/// `true` or `false`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flag(pub bool);
+
+impl FromScalar for Flag {
+    const EXPECTED: &'static str = "true or false";
+    fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
+        match typed {
+            Scalar::Flag(typed) => Ok(Self(typed)),
+            Scalar::Text("true") => Ok(Self(true)),
+            Scalar::Text("false") => Ok(Self(false)),
+            _ => Err(format!("write {}", Self::EXPECTED)),
+        }
+    }
+}
 
 /// A text that is never shown: not in a log, not in an error, not by `Debug`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -238,7 +254,7 @@ impl<const MIN: u64, const MAX: u64> FromScalar for Number<MIN, MAX> {
             Scalar::Whole(number) => (number.to_string(), u64::try_from(number).ok()),
             Scalar::Text(text) => (format!("'{text}'"), text.parse().ok()),
             Scalar::Float(number) => (number.to_string(), None),
-            Scalar::Flag | Scalar::Nothing => ("this".to_owned(), None),
+            Scalar::Flag(_) | Scalar::Nothing => ("this".to_owned(), None),
         };
         match number {
             Some(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),

@@ -9,6 +9,7 @@ use actix_web::web::Query;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
 use crate::config::Limits;
+use crate::faults;
 use crate::segment::Block;
 use crate::sequence::TakeError;
 use crate::sequences::FindError;
@@ -98,7 +99,9 @@ const TEXT: (header::HeaderName, HeaderValue) =
     (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
 
 fn no_store(response: &mut HttpResponseBuilder) {
-    response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    if !faults::is_off(faults::Guard::NoStore) {
+        response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    }
 }
 
 impl Wanted {

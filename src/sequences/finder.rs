@@ -18,7 +18,7 @@ use crate::name::SequenceName;
 use crate::node::Node;
 use crate::refill::policy::Policy;
 use crate::sequence::{Sequence, Shared};
-use crate::store::{Catalog, Definition, ErrorKind, MOST_NAMES, StoreError};
+use crate::store::{Catalog, Definition, Edit, ErrorKind, MOST_NAMES, Script, StoreError};
 
 /// How often it is looked for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -143,7 +143,7 @@ impl Finder {
         if mark > 0 {
             // Made anew, it would begin where it began then.
             return Err(StoreError::new(
-                ErrorKind::Unsafe,
+                ErrorKind::Regressed,
                 format!(
                     "{}: the sequence {} is gone, though this node leased from it up to {mark}: a restored backup? Put its row \
                      back, or make it anew past all ids: seqsvr sequence create {} --first-id ID",
@@ -153,8 +153,8 @@ impl Finder {
                 ),
             ));
         }
-        match self.store.create(new).await {
-            Ok(()) => {
+        match self.store.edit(&new.name, &Edit::Create(new.clone()), &mut Script::default()).await {
+            Ok(_) => {
                 tracing::warn!(
                     "made the sequence {}, which the configuration declares, from id {}",
                     new.name,

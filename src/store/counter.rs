@@ -3,8 +3,10 @@
 
 use std::num::NonZeroU64;
 
-use super::{Change, Definition, ErrorKind, StoreError, Terms};
-use crate::config::{NewSequence, Step};
+use super::guard::{self, Breach, Facts, REGRESSED, State};
+use super::{Definition, Edit, ErrorKind, Fence, StoreError, Terms};
+use crate::config::Step;
+use crate::faults::{self, Guard as Switch};
 use crate::name::SequenceName;
 use crate::segment::{Block, MAX_END};
 
@@ -23,40 +25,44 @@ pub(super) struct Row {
     pub(super) description: String,
 }
 
-/// The `server` of a counter that a node found below what it had leased; no server is named so.
-pub(super) const REGRESSED: &str = "regressed";
-
 /// What a row allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// These ids: as many as were asked for, or the last ones.
     Lease(Block),
-    /// The sequence is another than the terms say.
-    Stale,
-    /// The counter was last fenced for another server, or was found to have gone back.
-    NotFenced,
-    /// The counter is below this node's high-water mark.
-    WentBack,
+    /// A guard says no.
+    Refused(Breach),
     /// No id is left.
     Exhausted,
 }
 
 impl Row {
+    /// For the guard. `server` is the one that is connected; the node holds `terms` and has leased up to `mark` before.
+    fn facts<'a>(&'a self, terms: Terms, server: &'a str, mark: u64) -> Facts<'a> {
+        let state = match &*self.server {
+            _ if self.is_deleted => State::Gone,
+            REGRESSED => State::Regressed,
+            _ => State::Ok,
+        };
+        Facts {
+            // A counter's `server` has the store in it.
+            store: ("", ""),
+            step: (0, 0),
+            server: (&self.server, server),
+            state,
+            next: self.next_id,
+            mark,
+            incarnation: (self.incarnation, terms.incarnation),
+        }
+    }
+
     /// What a lease of `want` ids gets on `server`, by a node that holds `terms` and has leased up to `mark` before.
     pub(super) fn verdict(&self, terms: Terms, server: &str, mark: u64, want: NonZeroU64) -> Verdict {
-        if self.is_deleted {
-            Verdict::Stale
-        } else if self.server != server {
-            Verdict::NotFenced
-        } else if self.next_id < mark {
-            // Before the incarnation: a restored row may have an earlier one.
-            Verdict::WentBack
-        } else if self.incarnation != terms.incarnation {
-            Verdict::Stale
-        } else {
-            let end = self.next_id.saturating_add(want.get()).min(self.max_id.saturating_add(1)).min(MAX_END);
-            Block::new(self.next_id, end).map_or(Verdict::Exhausted, Verdict::Lease)
+        if let Err(breach) = guard::judge(&self.facts(terms, server, mark)) {
+            return Verdict::Refused(breach);
         }
+        let end = self.next_id.saturating_add(want.get()).min(self.max_id.saturating_add(1)).min(MAX_END);
+        Block::new(self.next_id, end).map_or(Verdict::Exhausted, Verdict::Lease)
     }
 
     /// How much of the ids that the sequence can ever have is leased, 0 to 1.
@@ -77,48 +83,71 @@ impl Row {
         }
     }
 
-    /// What a verdict other than a lease is told. `at` is the store, `mark` as in [`verdict`](Self::verdict).
-    pub(super) fn refusal(
-        &self,
-        verdict: Verdict,
-        name: &SequenceName,
-        at: &str,
-        server: &str,
-        mark: u64,
-    ) -> StoreError {
-        let advance = format!(
-            "NEXT must be past what any node has LEASED, not only handed out: the largest metric \
-             seqsvr_high_water_mark_ids{{sequence=\"{name}\"}} of all nodes (of a stopped one: data_dir/node.json), here {}; \
-             stop a node that you can't ask. Then run: seqsvr sequence advance {name} --to NEXT",
-            mark.max(self.next_id)
-        );
-        match verdict {
-            Verdict::Stale | Verdict::Lease(_) => stale(name, at),
-            Verdict::Exhausted => StoreError::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "{at}: sequence {name} is used up: its largest id {} is leased. Raise it: seqsvr sequence alter {name} \
-                     --max-id N, or go over to a new sequence",
-                    self.max_id
-                ),
+    /// What a breach is told. `at` is the store, the others are as in [`verdict`](Self::verdict).
+    pub(super) fn refusal(&self, breach: Breach, name: &SequenceName, at: &str, server: &str, mark: u64) -> StoreError {
+        let facts = self.facts(Terms { incarnation: self.incarnation, ..Terms::unknown(self.step) }, server, mark);
+        let past = mark.max(self.next_id).saturating_sub(1);
+        guard::refusal(breach, &facts, at, name, (past, &format!("its next id is {}", self.next_id)))
+    }
+
+    /// What is told where no id is left.
+    pub(super) fn exhausted(&self, name: &SequenceName, at: &str) -> StoreError {
+        StoreError::new(
+            ErrorKind::Exhausted,
+            format!(
+                "{at}: sequence {name} is used up: its largest id {} is leased. Raise it: seqsvr sequence alter {name} \
+                 --max-id N, or go over to a new sequence",
+                self.max_id
             ),
-            Verdict::NotFenced if self.server != REGRESSED => StoreError::new(
-                ErrorKind::Unsafe,
-                format!(
-                    "{at}: this is server '{server}', but the counter of sequence {name} was last fenced for server '{}'. \
-                     After a failover or a restore, commits that the old server acknowledged may be missing here, so ids \
-                     could be repeated, and nothing is leased. {advance}",
-                    self.server
-                ),
-            ),
-            Verdict::NotFenced | Verdict::WentBack => StoreError::new(
-                ErrorKind::Unsafe,
-                format!(
-                    "{at}: the counter of sequence {name} went back (it is at {}): a restored backup, or a lowered next_id. \
-                     Ids could be repeated, so no node leases. {advance}",
-                    self.next_id
-                ),
-            ),
+        )
+    }
+
+    /// The row, fenced for `server`.
+    fn fenced(&self, name: &SequenceName, fence: Fence, server: &str) -> Result<Self, StoreError> {
+        let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
+        let next_id = match fence {
+            Fence::Skip(ids) => self.next_id.saturating_add(ids),
+            Fence::Past(id) if id.saturating_add(1) < self.next_id && self.server != server => {
+                return refused(format!(
+                    "the counter of sequence {name} is not safe, and one of the nodes has leased up to {}: --past can't be below \
+                     that",
+                    self.next_id - 1
+                ));
+            }
+            Fence::Past(id) => self.next_id.max(id.saturating_add(1)),
+        };
+        // One past the largest: it is used up then, and safe.
+        if next_id > self.max_id.saturating_add(1) && next_id != self.next_id {
+            return refused(format!(
+                "the largest id of sequence {name} is {}: its next one can't be {next_id}. Raise it first: seqsvr sequence alter \
+                 {name} --max-id N",
+                self.max_id
+            ));
+        }
+        // What is held may be held twice where a node found the counter below what it had leased.
+        let drops = self.server == REGRESSED;
+        let incarnation = self.incarnation + u32::from(drops);
+        Ok(Self { next_id, incarnation, server: server.to_owned(), ..self.clone() })
+    }
+
+    /// The statement that writes the row, for people to read.
+    pub(super) fn shown(&self, name: &SequenceName, is_there: bool) -> String {
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let deleted_at = if self.is_deleted { "CURRENT_TIMESTAMP" } else { "NULL" };
+        let (server, description) = (quoted(&self.server), quoted(&self.description));
+        let Self { next_id, step, max_id, incarnation, .. } = self;
+        if is_there {
+            format!(
+                "UPDATE seqsvr_sequence SET next_id = {next_id}, step = {}, max_id = {max_id}, incarnation = {incarnation}, \
+                 deleted_at = {deleted_at}, server = {server}, description = {description} WHERE name = '{name}'",
+                step.get()
+            )
+        } else {
+            format!(
+                "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, incarnation, server, description) VALUES \
+                 ('{name}', {next_id}, {}, {max_id}, {incarnation}, {server}, {description})",
+                step.get()
+            )
         }
     }
 }
@@ -128,27 +157,25 @@ pub(super) fn stale(name: &SequenceName, at: &str) -> StoreError {
     StoreError::new(ErrorKind::Stale, format!("{at}: sequence {name} was changed, or deleted"))
 }
 
-/// A person's change.
-#[derive(Clone, Debug)]
-pub(super) enum Edit {
-    Create(NewSequence),
-    Alter(Change),
-    /// To this `next_id`.
-    Advance(u64),
-    Delete,
-}
-
 impl Edit {
     /// The row after the change; `before` is the one of now. Equal rows mean that there is nothing to do. `server` is
     /// the one that is connected.
     pub(super) fn apply(&self, name: &SequenceName, before: Option<&Row>, server: &str) -> Result<Row, StoreError> {
         let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
+        if let (&Self::Fence(fence), Some(row)) = (self, before) {
+            // A tombstone too: one that is created again goes on from it.
+            return row.fenced(name, fence, server);
+        }
         let live = before.filter(|row| !row.is_deleted);
         match (self, live) {
             (Self::Create(_), Some(_)) => refused(format!("there is a sequence {name} already")),
             (Self::Create(new), None) => Ok(Row {
                 // A tombstone's counter: what nodes hold of the deleted one stays unique.
-                next_id: match before.map_or(0, |row| row.next_id).max(new.first_id) {
+                next_id: match before
+                    .filter(|_| !faults::is_off(Switch::Tombstone))
+                    .map_or(0, |row| row.next_id)
+                    .max(new.first_id)
+                {
                     next_id if next_id <= new.max_id => next_id,
                     next_id => {
                         return refused(format!(
@@ -164,7 +191,9 @@ impl Edit {
                 is_deleted: false,
                 description: new.description.clone(),
             }),
-            (_, None) => refused(format!("there is no sequence {name}. To see which there are: seqsvr sequence list")),
+            (Self::Fence(_), _) | (_, None) => {
+                refused(format!("there is no sequence {name}. To see which there are: seqsvr sequence list"))
+            }
             (Self::Alter(change), Some(row)) => {
                 let max_id = change.max_id.unwrap_or(row.max_id);
                 if max_id < row.next_id.saturating_sub(1) && max_id != row.max_id {
@@ -216,7 +245,9 @@ impl Edit {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Change;
     use super::*;
+    use crate::config::NewSequence;
 
     const TERMS: Terms = Terms { step: Step::of(100), max_id: 1_000, incarnation: 1 };
 
@@ -245,12 +276,18 @@ mod tests {
             ("no end of numbers", Row { max_id: u64::MAX, ..row() }, 0, u64::MAX, block(501, MAX_END)),
             ("used up", Row { next_id: 1_001, ..row() }, 0, 1, Verdict::Exhausted),
             ("past its end", Row { next_id: u64::MAX, ..row() }, 0, 1, Verdict::Exhausted),
-            ("one below the mark", row(), 502, 100, Verdict::WentBack),
-            ("deleted", Row { is_deleted: true, ..row() }, 0, 1, Verdict::Stale),
-            ("another incarnation", Row { incarnation: 2, ..row() }, 0, 1, Verdict::Stale),
-            ("restored, of an earlier incarnation", Row { incarnation: 0, ..row() }, 502, 1, Verdict::WentBack),
-            ("another server", Row { server: "there".into(), ..row() }, 0, 1, Verdict::NotFenced),
-            ("went back", Row { server: REGRESSED.into(), ..row() }, 0, 1, Verdict::NotFenced),
+            ("one below the mark", row(), 502, 100, Verdict::Refused(Breach::Regressed)),
+            ("deleted", Row { is_deleted: true, ..row() }, 0, 1, Verdict::Refused(Breach::Stale)),
+            ("another incarnation", Row { incarnation: 2, ..row() }, 0, 1, Verdict::Refused(Breach::Stale)),
+            (
+                "restored, of an earlier incarnation",
+                Row { incarnation: 0, ..row() },
+                502,
+                1,
+                Verdict::Refused(Breach::Regressed),
+            ),
+            ("another server", Row { server: "there".into(), ..row() }, 0, 1, Verdict::Refused(Breach::NotFenced)),
+            ("went back", Row { server: REGRESSED.into(), ..row() }, 0, 1, Verdict::Refused(Breach::Regressed)),
         ] {
             assert_eq!(verdict(&row, mark, want), expected, "{why}");
         }
@@ -309,10 +346,41 @@ mod tests {
         assert_eq!((forward.next_id, forward.incarnation), (502, 2));
     }
 
+    #[test]
+    fn fencing_moves_forward_only_and_keeps_what_is_held() {
+        let elsewhere = Row { server: "there".into(), ..row() };
+        let fence = |fence, row: &Row| apply(Edit::Fence(fence), Some(row));
+        let here = Row { server: "here".into(), ..row() };
+        assert_eq!(fence(Fence::Skip(100), &elsewhere), Ok(Row { next_id: 601, ..here.clone() }));
+        assert_eq!(fence(Fence::Past(700), &elsewhere), Ok(Row { next_id: 701, ..here.clone() }));
+        assert_eq!(fence(Fence::Past(500), &elsewhere), Ok(here.clone()), "that is where it is");
+        assert!(fence(Fence::Past(499), &elsewhere).unwrap_err().contains("leased up to 500"));
+        assert_eq!(fence(Fence::Past(3), &here), Ok(here.clone()), "nothing to do");
+        assert_eq!(fence(Fence::Skip(500), &elsewhere).unwrap().next_id, 1_001, "used up, and safe");
+        assert!(fence(Fence::Skip(501), &elsewhere).unwrap_err().contains("--max-id"));
+        assert!(fence(Fence::Skip(u64::MAX), &elsewhere).is_err() && fence(Fence::Past(u64::MAX), &elsewhere).is_err());
+        let behind = Row { server: REGRESSED.into(), ..row() };
+        assert_eq!(
+            fence(Fence::Skip(9), &behind),
+            Ok(Row { next_id: 510, incarnation: 2, ..here }),
+            "it may be held twice"
+        );
+        let tombstone = Row { is_deleted: true, ..elsewhere };
+        assert_eq!(fence(Fence::Skip(9), &tombstone).unwrap(), Row { is_deleted: true, next_id: 510, ..row() });
+        assert!(apply(Edit::Fence(Fence::Skip(1)), None).unwrap_err().contains("there is no sequence"));
+    }
+
+    #[test]
+    fn a_row_is_shown_as_the_statement_that_writes_it() {
+        let shown = Row { description: "it's".into(), ..row() }.shown(&"orders".parse().unwrap(), true);
+        assert!(shown.contains("next_id = 501") && shown.contains("'it''s' WHERE name = 'orders'"), "{shown}");
+        assert!(row().shown(&"orders".parse().unwrap(), false).starts_with("INSERT INTO seqsvr_sequence (name,"));
+    }
+
     proptest! {
         /// Whatever people do, in whatever order, no counter goes back.
         #[test]
-        fn no_edit_lowers_the_counter(edits in prop::collection::vec((0..4, 1..1_000_u64), 1..40)) {
+        fn no_edit_lowers_the_counter(edits in prop::collection::vec((0..6, 1..1_000_u64), 1..40)) {
             let mut row: Option<Row> = None;
             for (kind, number) in edits {
                 let new = new(number);
@@ -321,6 +389,8 @@ mod tests {
                     0 => Edit::Create(new),
                     1 => Edit::Alter(change),
                     2 => Edit::Advance(number),
+                    3 => Edit::Fence(Fence::Skip(number)),
+                    4 => Edit::Fence(Fence::Past(number)),
                     _ => Edit::Delete,
                 };
                 if let Ok(after) = apply(edit, row.as_ref()) {

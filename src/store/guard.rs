@@ -1,16 +1,155 @@
 //! The one place that every lease of every store passes: what comes out of here may be handed out.
 //!
-//! A lease must lie past this node's high-water mark, and its blocks must rise and be few. Else it is discarded, which
-//! leaves a gap, and an alarm says so. What only a store can know (its recorded step, its server, its first ticket) the
-//! store has checked before.
+//! A store says what it found of a counter ([`Facts`]), and [`judge`] says whether something of it may be handed out. Counters
+//! are judged by what the leasing statement demands too, for in between they may change; tickets are judged before
+//! they are allocated and again after it. What was leased must then rise past this node's high-water mark ([`Guard`]), whatever
+//! a store has overlooked. What breaks a rule is discarded, which leaves a gap, and an alarm says so.
+//!
+//! What each rule is for, and what no rule can know, is in docs/guarantees.md.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::{BlockStore, ErrorKind, Leased, MAX_BLOCKS_PER_LEASE, StoreError, Terms};
+use crate::faults::{self, Guard as Switch};
 use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
+
+/// The state of a counter that a node found below what it had leased. No server is named so.
+pub const REGRESSED: &str = "regressed";
+
+/// A counter as the store has it, and what the node expects of it. Equal where nothing is to be compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The store that is there, and the one that was opened.
+    pub store: (&'a str, &'a str),
+    /// The ids of a ticket: as recorded, and as configured.
+    pub step: (u64, u64),
+    /// The server that the counter was last fenced for, and the one that is connected.
+    pub server: (&'a str, &'a str),
+    /// What is recorded of the counter.
+    pub state: State<'a>,
+    /// The first id (or ticket) that no lease covers, as far as the store can tell.
+    pub next: u64,
+    /// What `next` can't be below: this node's high-water mark, or more where more is recorded.
+    pub mark: u64,
+    /// As the store has it, and as the node knows it.
+    pub incarnation: (u32, u32),
+}
+
+/// What is recorded of a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State<'a> {
+    /// Nothing against leasing.
+    Ok,
+    /// It is not there any more: deleted, or moved.
+    Gone,
+    /// A node found it below what it had leased.
+    Regressed,
+    /// A migration is under way, or was interrupted; or what no version that we know writes.
+    Other(&'a str),
+}
+
+/// Which rule is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// Another store than the one that was opened.
+    OtherStore,
+    /// Another sequence than the terms are of.
+    Stale,
+    /// Two steps on one table hand ids out twice.
+    OtherStep,
+    /// The counter was last fenced for another server.
+    NotFenced,
+    /// The counter is below what was leased, or was found so.
+    Regressed,
+    /// A migration is under way.
+    Migrating,
+}
+
+/// Whether something of the counter may be handed out.
+pub fn judge(facts: &Facts<'_>) -> Result<(), Breach> {
+    let differs = |(found, expected): (&str, &str), switch| found != expected && !faults::is_off(switch);
+    if differs(facts.store, Switch::Store) {
+        Err(Breach::OtherStore)
+    } else if facts.state == State::Gone {
+        Err(Breach::Stale)
+    } else if facts.step.0 != facts.step.1 && !faults::is_off(Switch::Step) {
+        Err(Breach::OtherStep)
+    } else if facts.state == State::Regressed && !faults::is_off(Switch::Mark) {
+        Err(Breach::Regressed)
+    } else if differs(facts.server, Switch::Fence) {
+        Err(Breach::NotFenced)
+    } else if matches!(facts.state, State::Other(_)) {
+        Err(Breach::Migrating)
+    } else if facts.next < facts.mark && !faults::is_off(Switch::Mark) {
+        // Before the incarnation: a restored row may have an earlier one.
+        Err(Breach::Regressed)
+    } else if facts.incarnation.0 != facts.incarnation.1 {
+        Err(Breach::Stale)
+    } else {
+        Ok(())
+    }
+}
+
+/// What a breach is told. `at` is the store, `past` the highest id that this node knows to be leased, and `how` it shows
+/// that the counter went back.
+pub fn refusal(
+    breach: Breach,
+    facts: &Facts<'_>,
+    at: &str,
+    name: &SequenceName,
+    (past, how): (u64, &str),
+) -> StoreError {
+    let fence = format!(
+        "ID must be the highest that any node has LEASED, not only handed out: the largest metric \
+         seqsvr_high_water_mark_ids{{sequence=\"{name}\"}} of all nodes (of a stopped one: data_dir/node.json), here {past}; stop \
+         a node that you can't ask. Then run: seqsvr fence {name} --past ID --yes"
+    );
+    let (kind, what) = match breach {
+        Breach::OtherStore => (
+            ErrorKind::OtherStore,
+            format!("the store_id changed to {} while we ran: another database, or a restored one", facts.store.0),
+        ),
+        Breach::Stale => (ErrorKind::Stale, format!("sequence {name} was changed, moved or deleted")),
+        Breach::OtherStep => (
+            ErrorKind::OtherStep,
+            format!(
+                "the ids of this table are leased with step {}, the configuration says step {}. Two steps on one table hand \
+                 ids out twice. Set step: {0} in the configuration, or migrate the table: seqsvr migrate --step {1}",
+                facts.step.0, facts.step.1
+            ),
+        ),
+        Breach::NotFenced => (
+            ErrorKind::NotFenced,
+            format!(
+                "this is server '{}', but the counter of sequence {name} was last fenced for server '{}'. After a failover or \
+                 a restore, commits that the old server acknowledged may be missing here, so ids could be repeated, and \
+                 nothing is leased. {fence}. To fence by itself after a failover: mysql.failover_skip",
+                facts.server.1, facts.server.0
+            ),
+        ),
+        Breach::Regressed => (
+            ErrorKind::Regressed,
+            format!(
+                "the counter of sequence {name} went back ({how}): a restored backup, a lowered counter, or a failover that \
+                 lost commits. Ids could be repeated, so no node leases. {fence}"
+            ),
+        ),
+        Breach::Migrating => {
+            let state = if let State::Other(state) = facts.state { state } else { "" };
+            (
+                ErrorKind::Migrating,
+                format!(
+                    "seqsvr_meta.state is '{state}': a migration is under way, or was interrupted. If none runs, run the same \
+                     seqsvr migrate again"
+                ),
+            )
+        }
+    };
+    StoreError::new(kind, format!("{at}: {what}"))
+}
 
 /// A store behind its guard.
 pub struct Guard {
@@ -26,21 +165,28 @@ impl Guard {
 
     /// As [`BlockStore::lease`]; the blocks lie past everything that this node ever leased of the sequence.
     pub async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
+        faults::point("lease-begins");
         let leased = self.store.lease(sequence, terms, want).await?;
         // Read now: opening another store, where that is allowed, forgets the marks of the old one.
         let mark = self.node.high_water_mark(sequence.as_str());
-        let end = check(&leased.blocks, mark).map_err(|what| {
+        let least = if faults::is_off(Switch::Mark) { 0 } else { mark };
+        let end = check(&leased.blocks, least).map_err(|what| {
             StoreError::new(
-                ErrorKind::Unsafe,
+                ErrorKind::Regressed,
                 format!(
                     "{what} of sequence {sequence} from {}: discarded, for this node leased up to {mark} before. The store's \
                      counter went back (a restored backup, a lowered counter, a failover that lost commits), so ids could \
-                     be repeated. Set the counter past the highest id that any node has leased",
+                     be repeated. Run: seqsvr fence {sequence} --past ID, with the highest id that any node has leased",
                     self.store.describe(),
                 ),
             )
         })?;
         self.node.raise_high_water_mark(sequence, end);
+        for block in &leased.blocks {
+            // Before an id of it is handed out: who looks for ids that came from nowhere compares with these lines.
+            tracing::debug!(sequence = %sequence, start = block.start(), end = block.end(), "leased");
+        }
+        faults::point("lease-publishes");
         Ok(Leased { mark, ..leased })
     }
 
@@ -63,6 +209,67 @@ fn check(blocks: &[Block], mark: u64) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FACTS: Facts<'static> = Facts {
+        store: ("s", "s"),
+        step: (100, 100),
+        server: ("here", "here"),
+        state: State::Ok,
+        next: 501,
+        mark: 501,
+        incarnation: (1, 1),
+    };
+
+    #[test]
+    fn each_rule_has_its_breach() {
+        assert_eq!(judge(&FACTS), Ok(()));
+        assert_eq!(judge(&Facts { next: 502, ..FACTS }), Ok(()));
+        for (why, facts, breach, kind) in [
+            ("another store", Facts { store: ("t", "s"), ..FACTS }, Breach::OtherStore, ErrorKind::OtherStore),
+            ("deleted, or moved", Facts { state: State::Gone, ..FACTS }, Breach::Stale, ErrorKind::Stale),
+            ("another step", Facts { step: (7, 100), ..FACTS }, Breach::OtherStep, ErrorKind::OtherStep),
+            ("another server", Facts { server: ("there", "here"), ..FACTS }, Breach::NotFenced, ErrorKind::NotFenced),
+            ("found so before", Facts { state: State::Regressed, ..FACTS }, Breach::Regressed, ErrorKind::Regressed),
+            ("below the mark", Facts { next: 500, ..FACTS }, Breach::Regressed, ErrorKind::Regressed),
+            ("migrating", Facts { state: State::Other("migrating"), ..FACTS }, Breach::Migrating, ErrorKind::Migrating),
+            ("another incarnation", Facts { incarnation: (2, 1), ..FACTS }, Breach::Stale, ErrorKind::Stale),
+            // The first of several, for what a person has to do.
+            (
+                "restored, of an earlier incarnation",
+                Facts { next: 500, incarnation: (0, 1), ..FACTS },
+                Breach::Regressed,
+                ErrorKind::Regressed,
+            ),
+            (
+                "found so, then moved to another server",
+                Facts { state: State::Regressed, server: ("there", "here"), ..FACTS },
+                Breach::Regressed,
+                ErrorKind::Regressed,
+            ),
+            (
+                "deleted on another server",
+                Facts { state: State::Gone, server: ("there", "here"), ..FACTS },
+                Breach::Stale,
+                ErrorKind::Stale,
+            ),
+        ] {
+            assert_eq!(judge(&facts), Err(breach), "{why}");
+            let told = refusal(breach, &facts, "MySQL at here", &"orders".parse().unwrap(), (500, "it is at 7"));
+            assert_eq!(told.kind, kind, "{why}");
+            assert!(told.what.starts_with("MySQL at here: "), "{why}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_run() {
+        let told = |breach| refusal(breach, &FACTS, "x", &"orders".parse().unwrap(), (500, "it is at 7")).what;
+        for breach in [Breach::NotFenced, Breach::Regressed] {
+            let told = told(breach);
+            assert!(told.contains("here 500;") && told.contains("seqsvr fence orders --past ID"), "{told}");
+        }
+        assert!(told(Breach::OtherStep).contains("seqsvr migrate --step 100"));
+        assert!(told(Breach::Regressed).contains("it is at 7"));
+    }
 
     #[test]
     fn a_lease_must_rise_past_the_mark() {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::counter::Edit;
-use super::{BlockStore, Catalog, Change, Definition, ErrorKind, Leased, StoreError, Terms};
+use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Script, StoreError, Terms};
 use crate::config::{self, NewSequence, Step};
 use crate::name::SequenceName;
 use crate::node::Node;
@@ -14,7 +13,7 @@ use crate::segment::Block;
 
 mod counter;
 mod database;
-mod move_default;
+mod migrate;
 mod server;
 mod ticket;
 
@@ -45,8 +44,8 @@ impl MySql {
         let server = Arc::new(Server::new(config));
         Self {
             database: Database::new(server.clone(), step, default, default_is_counter, may_make, node.clone()),
-            tickets: Tickets::new(server.clone(), step, node.clone()),
-            counters: Counters::new(server.clone(), node),
+            tickets: Tickets::new(server.clone(), step, config.failover_skip.get(), node.clone()),
+            counters: Counters::new(server.clone(), config.failover_skip.get(), node),
             server,
         }
     }
@@ -56,21 +55,10 @@ impl MySql {
         sequence.is_default() && self.database.layout().is_none_or(|layout| layout == Layout::Tickets)
     }
 
-    async fn edit(&self, name: &SequenceName, edit: Edit) -> Result<bool, StoreError> {
-        let opened = self.database.opened(&mut self.server.connect().await?).await?;
-        if name.is_default() && opened.layout == Layout::Tickets {
-            return Err(StoreError::new(
-                ErrorKind::Refused,
-                "default is in the ticket layout (generator_table), where this can't be done. To move it to the counter \
-                 layout: seqsvr migrate --counter",
-            ));
-        }
-        self.counters.edit(&opened, name, &edit).await
-    }
-
     /// To be called with what came of the work on `session`. What fails may have changed: it is looked at anew.
     async fn finish<T>(&self, session: Session<'_>, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        let is_known = |kind| matches!(kind, ErrorKind::Conflict | ErrorKind::Exhausted | ErrorKind::Refused);
+        let is_known =
+            |kind| matches!(kind, ErrorKind::Conflict | ErrorKind::Fenced | ErrorKind::Exhausted | ErrorKind::Refused);
         if outcome.as_ref().is_err_and(|error| !is_known(error.kind)) {
             self.database.forget();
         }
@@ -177,27 +165,36 @@ impl Catalog for MySql {
         Ok(found)
     }
 
-    async fn create(&self, new: &NewSequence) -> Result<(), StoreError> {
-        self.edit(&new.name, Edit::Create(new.clone())).await.map(drop)
+    async fn edit(&self, name: &SequenceName, edit: &Edit, script: &mut Script) -> Result<bool, StoreError> {
+        let opened = self.database.opened(&mut self.server.connect().await?).await?;
+        match edit {
+            Edit::Fence(fence) if name.is_default() && opened.layout == Layout::Tickets => {
+                self.tickets.fence(&opened, *fence, script).await
+            }
+            _ if name.is_default() && opened.layout == Layout::Tickets => Err(StoreError::new(
+                ErrorKind::Refused,
+                "default is in the ticket layout (generator_table), where this can't be done. To move it to the counter \
+                 layout: seqsvr migrate --counter",
+            )),
+            _ => self.counters.edit(&opened, name, edit, script).await,
+        }
     }
 
-    async fn alter(&self, name: &SequenceName, change: &Change) -> Result<(), StoreError> {
-        self.edit(name, Edit::Alter(change.clone())).await.map(drop)
-    }
-
-    async fn advance(&self, name: &SequenceName, next_id: u64) -> Result<bool, StoreError> {
-        self.edit(name, Edit::Advance(next_id)).await
-    }
-
-    async fn delete(&self, name: &SequenceName) -> Result<(), StoreError> {
-        self.edit(name, Edit::Delete).await.map(drop)
-    }
-
-    async fn move_default(&self) -> Result<String, StoreError> {
+    async fn foreign_rows(&self) -> Result<Vec<String>, StoreError> {
         let mut session = self.server.connect().await?;
         let opened = self.database.opened(&mut session).await?;
-        let moved = self.move_default_on(&mut session, &opened).await;
+        if opened.layout == Layout::Tickets { ticket::foreign_rows(&mut session).await } else { Ok(Vec::new()) }
+    }
+
+    async fn migrate(&self, migration: Migration, script: &mut Script) -> Result<String, StoreError> {
+        let mut session = self.server.connect().await?;
+        let opened = self.database.opened(&mut session).await?;
+        let migrated = match migration {
+            Migration::Counter => self.move_default_on(&mut session, &opened, script).await,
+            Migration::Step(step) => self.change_step(&mut session, &opened, step, script).await,
+            Migration::Widen => self.tickets.widen(&mut session, &opened, script).await,
+        };
         self.database.forget();
-        moved
+        migrated
     }
 }

@@ -13,9 +13,11 @@ use async_trait::async_trait;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
 
-use super::counter::{Edit, REGRESSED, Row, Verdict, stale};
-use super::{BlockStore, Catalog, Change, Definition, ErrorKind, Leased, StoreError, Terms};
+use super::counter::{Row, Verdict, stale};
+use super::guard::REGRESSED;
+use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Script, StoreError, Terms};
 use crate::config::{NewSequence, Step};
+use crate::faults::{self, Guard as Switch};
 use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
@@ -93,11 +95,6 @@ impl Sqlite {
             Err(error) => Err(self.inner.failed(ErrorKind::Unavailable, &error)),
         }
     }
-
-    async fn edit(&self, name: &SequenceName, edit: Edit) -> Result<bool, StoreError> {
-        let name = name.clone();
-        self.run(move |inner, transaction| inner.edit(transaction, &name, &edit)).await
-    }
 }
 
 #[async_trait]
@@ -105,7 +102,7 @@ impl BlockStore for Sqlite {
     async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
         let name = sequence.clone();
         let leased = self.run(move |inner, transaction| inner.lease(transaction, &name, terms, want)).await?;
-        if matches!(&leased, Err(StoreError { kind: ErrorKind::Unsafe, .. })) {
+        if matches!(&leased, Err(StoreError { kind: ErrorKind::Regressed, .. })) {
             // The file may be put back under us: the next lease opens it anew.
             self.close().await;
         }
@@ -178,23 +175,19 @@ impl Catalog for Sqlite {
         .await
     }
 
-    async fn create(&self, new: &NewSequence) -> Result<(), StoreError> {
-        self.edit(&new.name, Edit::Create(new.clone())).await.map(drop)
+    async fn edit(&self, name: &SequenceName, edit: &Edit, script: &mut Script) -> Result<bool, StoreError> {
+        let (name, edit, is_dry_run) = (name.clone(), edit.clone(), script.is_dry_run);
+        let (has_moved, statements) = self
+            .run(move |inner, transaction| {
+                let mut script = Script { is_dry_run, ..Script::default() };
+                Ok((inner.edit(transaction, &name, &edit, &mut script)?, script.statements))
+            })
+            .await?;
+        script.statements.extend(statements);
+        Ok(has_moved)
     }
 
-    async fn alter(&self, name: &SequenceName, change: &Change) -> Result<(), StoreError> {
-        self.edit(name, Edit::Alter(change.clone())).await.map(drop)
-    }
-
-    async fn advance(&self, name: &SequenceName, next_id: u64) -> Result<bool, StoreError> {
-        self.edit(name, Edit::Advance(next_id)).await
-    }
-
-    async fn delete(&self, name: &SequenceName) -> Result<(), StoreError> {
-        self.edit(name, Edit::Delete).await.map(drop)
-    }
-
-    async fn move_default(&self) -> Result<String, StoreError> {
+    async fn migrate(&self, _: Migration, _: &mut Script) -> Result<String, StoreError> {
         Err(StoreError::new(
             ErrorKind::Refused,
             "the embedded store has the counter layout alone: nothing is to be moved",
@@ -216,7 +209,10 @@ impl Inner {
                 .map_err(|error| self.unavailable(&error))?;
             let outcome = work(self, &transaction);
             if outcome.is_ok() {
-                transaction.commit().map_err(|error| self.unavailable(&error))?;
+                faults::point("sqlite-commits");
+                let done = if faults::is_off(Switch::Commit) { transaction.rollback() } else { transaction.commit() };
+                done.map_err(|error| self.unavailable(&error))?;
+                faults::point("sqlite-committed");
             }
             outcome
         };
@@ -256,21 +252,32 @@ impl Inner {
                     mark: 0,
                 }))
             }
-            verdict => {
+            Verdict::Exhausted => Ok(Err(before.exhausted(name, &self.describe()))),
+            Verdict::Refused(breach) => {
                 // Processes that remember nothing must refuse too.
                 if before.next_id < mark && !before.is_deleted {
                     set(mark, REGRESSED)?;
                 }
-                Ok(Err(before.refusal(verdict, name, &self.describe(), NO_SERVER, mark)))
+                Ok(Err(before.refusal(breach, name, &self.describe(), NO_SERVER, mark)))
             }
         }
     }
 
-    fn edit(&self, transaction: &Transaction<'_>, name: &SequenceName, edit: &Edit) -> Result<bool, StoreError> {
+    fn edit(
+        &self,
+        transaction: &Transaction<'_>,
+        name: &SequenceName,
+        edit: &Edit,
+        script: &mut Script,
+    ) -> Result<bool, StoreError> {
         let before = self.row(transaction, name)?;
         let after = edit.apply(name, before.as_ref(), NO_SERVER)?;
         if before.as_ref() == Some(&after) {
             return Ok(false);
+        }
+        let has_moved = before.as_ref().is_none_or(|before| after.next_id > before.next_id);
+        if !script.runs(|| after.shown(name, before.is_some())) {
+            return Ok(has_moved);
         }
         transaction
             .execute(
@@ -291,7 +298,7 @@ impl Inner {
             )
             .and_then(|_| transaction.execute("UPDATE seqsvr_meta SET revision = revision + 1", []))
             .map_err(|error| self.unavailable(&error))?;
-        Ok(before.is_none_or(|before| after.next_id > before.next_id))
+        Ok(has_moved)
     }
 
     fn row(&self, transaction: &Transaction<'_>, name: &SequenceName) -> Result<Option<Row>, StoreError> {
@@ -327,9 +334,7 @@ impl Inner {
             return Err(StoreError::new(ErrorKind::Misconfigured, what));
         }
         if is_new {
-            self.node
-                .check_store(None)
-                .map_err(|error| StoreError::new(ErrorKind::Misconfigured, error.to_string()))?;
+            self.node.check_store(None).map_err(|error| StoreError::new(ErrorKind::OtherStore, error.to_string()))?;
         }
         let mut connection = Connection::open(&self.file).map_err(|error| self.unavailable(&error))?;
         let store_id = self.prepare(&mut connection).map_err(|error| self.unavailable(&error))?;
@@ -344,7 +349,7 @@ impl Inner {
         };
         self.node
             .check_store(Some(&store_id))
-            .map_err(|error| StoreError::new(ErrorKind::Misconfigured, error.to_string()))?;
+            .map_err(|error| StoreError::new(ErrorKind::OtherStore, error.to_string()))?;
         self.node.remember_store(&store_id);
         if is_new {
             // The file's own entry must last as well as what is in it.
@@ -472,7 +477,7 @@ mod tests {
     fn edit(store: &Sqlite, name: &str, edit: &Edit) -> Result<bool, String> {
         store
             .inner
-            .run(|inner, transaction| inner.edit(transaction, &name.parse().unwrap(), edit))
+            .run(|inner, transaction| inner.edit(transaction, &name.parse().unwrap(), edit, &mut Script::default()))
             .map_err(|error| error.what)
     }
 
@@ -531,7 +536,7 @@ mod tests {
         let first = Sqlite::new(dir.path(), default_sequence(), true, node.clone());
         lease(&first, 1).unwrap();
         let second = Sqlite::new(other.path(), default_sequence(), true, node);
-        assert_eq!(lease(&second, 1), Err(ErrorKind::Misconfigured));
+        assert_eq!(lease(&second, 1), Err(ErrorKind::OtherStore));
         assert!(!other.path().join(FILE).exists(), "nothing is made where it is refused");
     }
 
@@ -542,7 +547,7 @@ mod tests {
         assert_eq!(lease(&store, 10), Ok((101, 111)));
         store.inner.node.raise_high_water_mark(&SequenceName::default(), 150);
         for _ in 0..20 {
-            assert_eq!(lease(&store, 10), Err(ErrorKind::Unsafe), "and it does not creep up to the mark");
+            assert_eq!(lease(&store, 10), Err(ErrorKind::Regressed), "and it does not creep up to the mark");
         }
     }
 
@@ -560,8 +565,8 @@ mod tests {
         let (one, two) = (store(dir.path()), store(dir.path()));
         lease(&one, 10).unwrap();
         one.inner.node.raise_high_water_mark(&SequenceName::default(), 150);
-        assert_eq!(lease(&one, 10), Err(ErrorKind::Unsafe));
-        assert_eq!(lease(&two, 10), Err(ErrorKind::Unsafe), "it remembers nothing, and is told by the row");
+        assert_eq!(lease(&one, 10), Err(ErrorKind::Regressed));
+        assert_eq!(lease(&two, 10), Err(ErrorKind::Regressed), "it remembers nothing, and is told by the row");
         assert_eq!(edit(&two, "default", &Edit::Advance(200)), Ok(true));
         assert_eq!(lease_of(&one, "default", Terms { incarnation: 2, ..TERMS }, 10), Ok((200, 210)));
     }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 /// From the bottom up; modules of one layer may use each other.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
+    &["faults"],
     &["sync"],
     &["segment", "buffer"],
     &["name"],

@@ -128,17 +128,18 @@ const REWIND: &str = "USE sequence; DELETE FROM generator_table; ALTER TABLE gen
 
 const HIGHEST_ROW: &str = "SELECT COALESCE(MAX(id), 0) FROM sequence.generator_table";
 
-/// The TICKET that a node says it needs.
-fn ticket_needed(message: &str) -> u64 {
-    let (_, rest) = message.split_once(", here ").unwrap_or_else(|| panic!("no TICKET in {message}"));
-    rest.split(';').next().and_then(|ticket| ticket.parse().ok()).unwrap_or_else(|| panic!("no TICKET in {message}"))
+/// Does what a message tells a person to do, with the highest id in the place of ID.
+pub fn fence(setup: &Setup, message: &str, past: u64) {
+    let (_, command) = message.split_once("run: seqsvr ").unwrap_or_else(|| panic!("no command in {message}"));
+    let command = command.split_inclusive("--yes").next().unwrap().replace(" ID ", &format!(" {past} "));
+    let (code, output) = setup.run(&command.split(' ').collect::<Vec<_>>());
+    assert!(code == 0 && output.starts_with("fenced default"), "{command}: {output}");
 }
 
-/// The SQL that a message tells a person to run, with the TICKET put in.
-fn fence(message: &str, ticket: u64) -> String {
-    let (_, rest) = message.split_once("run: ").unwrap_or_else(|| panic!("no SQL in {message}"));
-    let end = rest.rfind("WHERE id = 1;").unwrap_or_else(|| panic!("no SQL in {message}"));
-    format!("USE sequence; {}WHERE id = 1", rest[..end].replace("TICKET", &ticket.to_string()))
+/// The highest id that a node says it knows to be leased.
+pub fn highest_leased(message: &str) -> u64 {
+    let (_, rest) = message.split_once(", here ").unwrap_or_else(|| panic!("no ID in {message}"));
+    rest.split(';').next().and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("no ID in {message}"))
 }
 
 #[test]
@@ -168,11 +169,11 @@ fn a_counter_that_went_back_while_nodes_hold_ids() {
         // Nobody creeps up to what is held.
         std::thread::sleep(Duration::from_secs(3));
         let row: u64 = sql_value(&database, HIGHEST_ROW).parse().unwrap();
-        let needed = [&ready, &refused].map(|message| ticket_needed(&message.body));
-        assert!(row < needed[0] / 2, "row {row}, and {needed:?} are needed");
+        let highest = [&ready, &refused].map(|message| highest_leased(&message.body));
+        assert!(row < highest[0] / 100 / 2, "row {row}, and {highest:?} are needed");
 
         // Then a person does what the message says.
-        sql(&database, &fence(&ready.body, needed.into_iter().max().unwrap()));
+        fence(&setup, &ready.body, highest.into_iter().max().unwrap());
         other.wait_until_ready();
         // It finds out at its next lease, again: while ids go out.
         eventually("the busy one goes on too", || {
@@ -204,10 +205,9 @@ fn a_counter_that_went_back_by_little_while_a_node_is_idle() {
         assert!(row <= 2, "{flavor:?}: nobody goes on inserting: {row}");
 
         // With all marks known, a person sets it.
-        let needed = nodes.each_ref().map(|node| (node.metric("seqsvr_high_water_mark_ids") / 100.0).ceil());
-        let ticket = needed.into_iter().fold(0.0, f64::max);
+        let marks = nodes.each_ref().map(|node| node.metric("seqsvr_high_water_mark_ids"));
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        sql(&database, &fence(&nodes[0].get("/new").body, ticket as u64));
+        fence(&setups[0], &nodes[0].get("/new").body, marks.into_iter().fold(0.0, f64::max) as u64);
         nodes[0].wait_until_ready();
         nodes[1].wait_until_ready();
         let more = load(&nodes.each_ref().map(Server::port), 6, 5_000);
@@ -243,7 +243,7 @@ fn a_counter_that_went_back_across_a_restart() {
     let refused = server.get("/new");
     assert!(refused.status == 503 && refused.body.contains("went back"), "{refused:?}");
     assert_eq!(server.get("/readyz").status, 503);
-    sql(&database, &fence(&refused.body, ticket_needed(&refused.body)));
+    fence(&setup, &refused.body, highest_leased(&refused.body));
     server.wait_until_ready();
     assert!(server.next() > *all.ids().iter().max().unwrap());
 }
@@ -339,7 +339,7 @@ fn another_server_than_the_counter_was_fenced_for() {
     assert_eq!(server.get("/readyz").status, 503);
     let me = sql_value(&database, "SELECT CONCAT(@@hostname, ':', @@port, ':', @@server_id)");
     assert!(refusal.body.contains(&me), "{refusal:?}");
-    sql(&database, &fence(&refusal.body, ticket_needed(&refusal.body)));
+    fence(&setup, &refusal.body, highest_leased(&refusal.body));
     server.wait_until_ready();
     assert!(server.next() > *rest.ids().iter().max().unwrap());
 }

@@ -459,9 +459,7 @@ fn a_counter_that_went_back_is_refused_by_all() {
         let new = setups[1].start();
         let refusal = new.get("/new");
         assert!(refusal.status == 503 && refusal.body.contains("went back"), "{refusal:?}");
-        let (_, needed) = ready.body.split_once(", here ").unwrap();
-        let needed: u64 = needed.split(';').next().unwrap().parse().unwrap();
-        run(&setups[0], &format!("sequence advance default --to {needed}"));
+        crate::mysql::fence(&setups[0], &ready.body, crate::mysql::highest_leased(&ready.body));
         new.wait_until_ready();
         eventually("the busy one goes on too", || {
             all.merge(load(&[busy.port()], 4, 100));
@@ -482,11 +480,8 @@ fn a_counter_of_another_server_is_refused() {
     let rest = load(&[server.port()], 1, 40);
     assert_eq!((rest.verdict().repeats, rest.verdict().errors > 0), (0, true));
     let refusal = server.get("/new");
-    assert!(
-        refusal.body.contains("the old primary") && refusal.body.contains("sequence advance default"),
-        "{refusal:?}"
-    );
-    run(&setup, "sequence advance default --to 1000");
+    assert!(refusal.body.contains("the old primary") && refusal.body.contains("seqsvr fence default"), "{refusal:?}");
+    crate::mysql::fence(&setup, &refusal.body, 999);
     server.wait_until_ready();
     assert_eq!(server.next(), 1_000);
 }

@@ -12,11 +12,13 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use tokio::time::sleep;
 
-use super::super::counter::{Edit, REGRESSED, Row, Verdict, stale};
-use super::super::{Definition, ErrorKind, Leased, StoreError, Terms};
+use super::super::counter::{Row, Verdict, stale};
+use super::super::guard::{Breach, REGRESSED};
+use super::super::{Definition, Edit, ErrorKind, Leased, Script, StoreError, Terms};
 use super::database::{self, Opened};
 use super::{Done, Failed, Server, Session};
 use crate::config::Step;
+use crate::faults::{self, Guard as Switch};
 use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
@@ -32,6 +34,8 @@ const MOST_TRIES: u32 = 10;
 
 pub(super) struct Counters {
     server: Arc<Server>,
+    /// How far a counter is moved, in ids, where it was last fenced for another server; 0: nothing is leased then.
+    failover_skip: u64,
     node: Arc<Node>,
 }
 
@@ -46,8 +50,8 @@ const COLUMNS: &str = "name, next_id, step, max_id, server, incarnation, deleted
 type Columns = (String, u64, u64, u64, String, u32, bool, String);
 
 impl Counters {
-    pub(super) fn new(server: Arc<Server>, node: Arc<Node>) -> Self {
-        Self { server, node }
+    pub(super) fn new(server: Arc<Server>, failover_skip: u64, node: Arc<Node>) -> Self {
+        Self { server, failover_skip, node }
     }
 
     pub(super) async fn lease(
@@ -76,19 +80,60 @@ impl Counters {
                 }
                 // It was set right in between.
                 Verdict::Lease(_) => return Err(self.lost_a_race(name)),
+                Verdict::Exhausted => return Err(row.exhausted(name, &self.server.described)),
                 // A cluster's node may lag for a moment: a few looks before the alarm.
-                Verdict::WentBack if looks < LOOKS_BEFORE_ALARM => {
+                Verdict::Refused(Breach::Regressed) if row.server != REGRESSED && looks < LOOKS_BEFORE_ALARM => {
                     looks += 1;
                     sleep(PAUSE_BEFORE_LOOK).await;
                 }
-                verdict => {
-                    if matches!(verdict, Verdict::NotFenced | Verdict::WentBack) {
+                Verdict::Refused(Breach::NotFenced)
+                    if self.failover_skip > 0 && opened.is_of_this_store(&row.server) =>
+                {
+                    return Err(self.fence(session, opened, name, &row, mark).await?);
+                }
+                Verdict::Refused(breach) => {
+                    if matches!(breach, Breach::NotFenced | Breach::Regressed) {
                         self.raise(session, opened, name, mark).await;
                     }
-                    return Err(row.refusal(verdict, name, &self.server.described, &server, mark));
+                    return Err(row.refusal(breach, name, &self.server.described, &server, mark));
                 }
             }
         }
+    }
+
+    /// Moves a counter that was last fenced for another server past what a failover may have lost; the lease is then tried
+    /// again. Nodes that race add the skip once, for one of them finds the old server in the row.
+    async fn fence(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        name: &SequenceName,
+        row: &Row,
+        mark: u64,
+    ) -> Result<StoreError, StoreError> {
+        let skip = self.failover_skip;
+        faults::point("fence-begins");
+        // One past the largest id at most: it is used up then, and safe.
+        let sql = format!(
+            "UPDATE seqsvr_sequence SET next_id = LEAST(GREATEST(next_id, {mark}) + {skip}, GREATEST(next_id, max_id + 1)), \
+             server = {} WHERE name = '{name}' AND server = '{}'",
+            opened.fence(),
+            row.server
+        );
+        let at = &self.server.described;
+        let what = if session.execute(&sql).await?.affected_rows == 1 {
+            let what = format!(
+                "{at}: the counter of sequence {name} was last fenced for '{}', which is another server: moved on by \
+                 mysql.failover_skip ({skip} ids), past what a failover may have lost",
+                row.server
+            );
+            tracing::warn!("{what}");
+            what
+        } else {
+            format!("{at}: another node has fenced the counter of sequence {name} in between")
+        };
+        faults::point("fence-ends");
+        Ok(StoreError::new(ErrorKind::Fenced, what))
     }
 
     /// Sets the next `count` ids aside; `None` where the row says no.
@@ -101,20 +146,25 @@ impl Counters {
         mark: u64,
         count: NonZeroU64,
     ) -> Result<Option<Leased>, StoreError> {
+        let server = if faults::is_off(Switch::Fence) { "server".to_owned() } else { opened.fence() };
+        let mark = if faults::is_off(Switch::Mark) { 0 } else { mark };
         let sql = format!(
             "UPDATE seqsvr_sequence SET next_id = LAST_INSERT_ID(next_id + {count}) WHERE name = '{name}' \
-             AND server = {} AND deleted_at IS NULL AND incarnation = {} AND next_id >= {mark} \
+             AND server = {server} AND deleted_at IS NULL AND incarnation = {} AND next_id >= {mark} \
              AND next_id + {count} <= max_id + 1",
-            opened.fence(),
             terms.incarnation
         );
-        match session.execute(&sql).await {
+        faults::point("counter-claims");
+        let done = session.execute(&sql).await;
+        faults::point("counter-claimed");
+        let done = self.unguarded(session, name, done).await;
+        match done {
             Ok(Done { affected_rows: 1, last_insert_id: Some(end) }) => {
                 let block = end.get().checked_sub(count.get()).and_then(|start| Block::new(start, end.get()));
                 let block = block.ok_or_else(|| {
                     let what =
                         format!("{}: the counter of sequence {name} is out of range: {end}", self.server.described);
-                    StoreError::new(ErrorKind::Unsafe, what)
+                    StoreError::new(ErrorKind::Regressed, what)
                 })?;
                 let capacity_used = Row::capacity_used(block.end(), terms.max_id);
                 Ok(Some(Leased { blocks: vec![block], capacity_used, mark: 0 }))
@@ -131,6 +181,28 @@ impl Counters {
             Err(failed) if is_missing_table(&failed) => Ok(None),
             Err(failed) => Err(failed.error),
         }
+    }
+
+    /// What the statement itself said, and nothing else. Only where a test switched that off, what a careless server would
+    /// take for it: a value that is asked for later, or what the row says after the reply was lost.
+    async fn unguarded(
+        &self,
+        session: &mut Session<'_>,
+        name: &SequenceName,
+        done: Result<Done, Failed>,
+    ) -> Result<Done, Failed> {
+        let sql = match &done {
+            Ok(_) if faults::is_off(Switch::OwnOk) => "SELECT LAST_INSERT_ID()".to_owned(),
+            Err(Failed { server: None, .. }) if faults::is_off(Switch::UnknownOutcome) => {
+                format!("SELECT next_id FROM seqsvr_sequence WHERE name = '{name}'")
+            }
+            _ => return done,
+        };
+        let end = match self.server.connect().await {
+            Ok(mut again) if done.is_err() => again.rows::<u64>(&sql).await?,
+            _ => session.rows::<u64>(&sql).await?,
+        };
+        Ok(Done { affected_rows: 1, last_insert_id: end.first().copied().and_then(NonZeroU64::new) })
     }
 
     /// The row, and the server that was asked for it.
@@ -169,14 +241,16 @@ impl Counters {
         terms: Terms,
         tail: Block,
     ) -> Result<bool, StoreError> {
+        let is_last = if faults::is_off(Switch::GiveBack) { ">=" } else { "=" };
         let sql = format!(
-            "UPDATE seqsvr_sequence SET next_id = {} WHERE name = '{name}' AND next_id = {} AND incarnation = {} \
+            "UPDATE seqsvr_sequence SET next_id = {} WHERE name = '{name}' AND next_id {is_last} {} AND incarnation = {} \
              AND server = {} AND deleted_at IS NULL",
             tail.start(),
             tail.end(),
             terms.incarnation,
             opened.fence()
         );
+        faults::point("give-back-begins");
         Ok(session.execute(&sql).await?.affected_rows == 1)
     }
 
@@ -246,17 +320,29 @@ impl Counters {
     }
 
     /// Does what a person asks for; says whether the counter moved. Tried again where another edit was in the way.
-    pub(super) async fn edit(&self, opened: &Opened, name: &SequenceName, edit: &Edit) -> Result<bool, StoreError> {
+    pub(super) async fn edit(
+        &self,
+        opened: &Opened,
+        name: &SequenceName,
+        edit: &Edit,
+        script: &mut Script,
+    ) -> Result<bool, StoreError> {
         let mut tries = 1;
         loop {
-            match self.try_edit(opened, name, edit).await {
+            match self.try_edit(opened, name, edit, script).await {
                 Err(error) if error.kind == ErrorKind::Conflict && tries < MOST_TRIES => tries += 1,
                 outcome => return outcome,
             }
         }
     }
 
-    async fn try_edit(&self, opened: &Opened, name: &SequenceName, edit: &Edit) -> Result<bool, StoreError> {
+    async fn try_edit(
+        &self,
+        opened: &Opened,
+        name: &SequenceName,
+        edit: &Edit,
+        script: &mut Script,
+    ) -> Result<bool, StoreError> {
         if matches!(edit, Edit::Create(_)) {
             self.make_table(&mut self.server.connect().await?).await?;
         }
@@ -267,10 +353,14 @@ impl Counters {
         if before.as_ref() == Some(&after) {
             return Ok(false);
         }
+        let has_moved = before.as_ref().is_none_or(|before| after.next_id > before.next_id);
+        if !script.runs(|| after.shown(name, before.is_some())) {
+            return Ok(has_moved);
+        }
         self.write(&mut session, name, before.is_some(), &after).await?;
         session.execute("UPDATE seqsvr_meta SET revision = revision + 1 WHERE id = 1").await?;
         session.commit().await?;
-        Ok(before.is_none_or(|before| after.next_id > before.next_id))
+        Ok(has_moved)
     }
 
     /// Makes the table where it is missing; the first sequence brings it.

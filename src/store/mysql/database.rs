@@ -70,6 +70,12 @@ impl Opened {
         format!("CONCAT({}, ' {}')", self.identity.expression, self.store_id)
     }
 
+    /// Whether `server`, of a row, is of this store: only then may it be another server after a failover. Else the row was
+    /// copied from another database.
+    pub(super) fn is_of_this_store(&self, server: &str) -> bool {
+        server.rsplit_once(' ').is_some_and(|(_, store_id)| store_id == self.store_id)
+    }
+
     /// The value of [`fence`](Self::fence) where `session` is connected.
     pub(super) async fn read_fence(&self, session: &mut Session<'_, impl Queryable>) -> Result<String, StoreError> {
         let rows: Vec<Option<String>> = session.rows(&format!("SELECT {}", self.fence())).await?;
@@ -218,7 +224,9 @@ impl Database {
     }
 
     fn check_store(&self, found: Option<&str>) -> Result<(), StoreError> {
-        self.node.check_store(found).map_err(|error| self.misconfigured(&error.to_string()))
+        self.node
+            .check_store(found)
+            .map_err(|error| StoreError::new(ErrorKind::OtherStore, format!("{}: {error}", self.server.described)))
     }
 
     fn misconfigured(&self, what: &str) -> StoreError {

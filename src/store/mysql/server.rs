@@ -4,14 +4,18 @@
 //! that a statement whose OK has come is committed.
 
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable};
-use mysql_async::{Conn, OptsBuilder, Params, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts};
+use mysql_async::{Conn, Opts, OptsBuilder, Params, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::super::{ErrorKind, StoreError};
 use crate::config::{self, DatabaseHost, SslMode};
+use crate::faults::{self, Guard as Switch};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,14 +31,25 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// - `autocommit`: a server's `init_connect` may have turned it off.
 /// - `sql_mode`: a number past the column's end must be an error, not a silently smaller number.
 /// - The lock waits end before our statement time-out, so that no statement is left behind on the server.
-const SESSION: &str =
-    "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4";
+/// - On a Galera node of MariaDB each statement waits for what the cluster has committed before it, so that a look after an
+///   INSERT can't miss a migration that another node began. (A comment to all others.)
+const SESSION: &str = "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4 \
+     /*M!100100 , wsrep_sync_wait = 7 */";
+
+/// While the database does not answer, so many connections are tried at once: more would only hang beside each other.
+const ATTEMPTS_WHILE_AWAY: usize = 2;
 
 /// The connections to one server.
 pub(super) struct Server {
-    pool: Pool,
+    options: Opts,
+    /// Replaced when the database goes away: what is idle in it may hang as well.
+    pool: Mutex<Pool>,
+    /// The last connection or statement had no answer. Relaxed: who misses it for a moment only tries once more.
+    is_away: AtomicBool,
+    attempts: Semaphore,
     /// For people: `MySQL at tcp(localhost:3306), database sequence`. Without the password.
     pub(super) described: String,
+    requires_durable: bool,
 }
 
 impl Server {
@@ -45,7 +60,7 @@ impl Server {
             .pass((!config.password.expose().is_empty()).then(|| config.password.expose()))
             .db_name(Some(&config.database))
             // On, it moves a TCP connection to the socket of whatever server runs on this machine.
-            .prefer_socket(false)
+            .prefer_socket(faults::is_off(Switch::ConfiguredServer))
             .conn_ttl(IDLE_TIMEOUT)
             .ssl_opts(ssl(config))
             .init(vec![SESSION])
@@ -64,32 +79,68 @@ impl Server {
             DatabaseHost::Tcp { host, port } => options.ip_or_hostname(host).tcp_port(*port),
             DatabaseHost::Unix(path) => options.socket(path.to_str()),
         };
-        Self { pool: Pool::new(options), described: format!("MySQL at {}, database {}", config.host, config.database) }
+        let options = Opts::from(options);
+        Self {
+            pool: Mutex::new(Pool::new(options.clone())),
+            options,
+            is_away: AtomicBool::new(false),
+            attempts: Semaphore::new(ATTEMPTS_WHILE_AWAY),
+            described: format!("MySQL at {}, database {}", config.host, config.database),
+            requires_durable: config.require_durable.0,
+        }
     }
 
     /// A connection of the pool, or a new one.
     pub(super) async fn connect(&self) -> Result<Session<'_>, StoreError> {
-        let conn = timeout(CONNECT_TIMEOUT, self.pool.get_conn()).await;
-        match conn {
-            Ok(Ok(conn)) => Ok(Session { conn, server: self, is_useless: false }),
-            Ok(Err(error)) => Err(self.failed("connecting", &error)),
-            Err(_) => Err(self.timed_out("connecting", CONNECT_TIMEOUT)),
-        }
+        self.session(async |pool: Pool| pool.get_conn().await).await
     }
 
     /// A connection with an open transaction; it is rolled back where it is dropped without
     /// [`commit`](Session::commit).
     pub(super) async fn transaction(&self) -> Result<Session<'_, Transaction<'static>>, StoreError> {
-        match timeout(CONNECT_TIMEOUT, self.pool.start_transaction(TxOpts::default())).await {
-            Ok(Ok(conn)) => Ok(Session { conn, server: self, is_useless: false }),
-            Ok(Err(error)) => Err(self.failed("connecting", &error)),
-            Err(_) => Err(self.timed_out("connecting", CONNECT_TIMEOUT)),
+        self.session(async |pool: Pool| pool.start_transaction(TxOpts::default()).await).await
+    }
+
+    async fn session<C>(
+        &self,
+        connect: impl AsyncFnOnce(Pool) -> mysql_async::Result<C>,
+    ) -> Result<Session<'_, C>, StoreError> {
+        let attempt = async {
+            let turn = if self.is_away.load(Ordering::Relaxed) { self.attempts.acquire().await.ok() } else { None };
+            (turn, connect(self.pool()).await)
+        };
+        match timeout(CONNECT_TIMEOUT, attempt).await {
+            Ok((turn, Ok(conn))) => Ok(Session { conn, server: self, is_useless: false, _turn: turn }),
+            Ok((_, Err(error))) => {
+                self.heard(!is_without_answer(&error));
+                Err(self.failed("connecting", &error))
+            }
+            Err(_) => {
+                self.heard(false);
+                Err(self.timed_out("connecting", CONNECT_TIMEOUT))
+            }
         }
+    }
+
+    fn pool(&self) -> Pool {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in whether there was an answer. With the first that fails to come, what is idle is closed: a connection that
+    /// hangs looks like one that does not, and would cost a time-out when it is taken.
+    fn heard(&self, is_answer: bool) {
+        if self.is_away.swap(!is_answer, Ordering::Relaxed) || is_answer {
+            return;
+        }
+        let new = Pool::new(self.options.clone());
+        let old = std::mem::replace(&mut *self.pool.lock().unwrap_or_else(PoisonError::into_inner), new);
+        // Who still uses one of its connections goes on; it is closed when it is given back.
+        tokio::spawn(async move { timeout(CONNECT_TIMEOUT, old.disconnect()).await });
     }
 
     pub(super) async fn close(&self) {
         // Best effort: the server closes what we don't.
-        let _ = timeout(CONNECT_TIMEOUT, self.pool.clone().disconnect()).await;
+        let _ = timeout(CONNECT_TIMEOUT, self.pool().disconnect()).await;
     }
 
     fn timed_out(&self, doing: &str, after: Duration) -> StoreError {
@@ -119,6 +170,11 @@ impl Server {
         };
         StoreError::new(kind, format!("{}: {doing}: {why}{hint}", self.described))
     }
+}
+
+/// Whether the error says that nobody answered.
+fn is_without_answer(error: &mysql_async::Error) -> bool {
+    matches!(error, mysql_async::Error::Io(_))
 }
 
 /// The codes of a server, or a transaction, that may not write.
@@ -157,6 +213,8 @@ pub(super) struct Session<'a, C = Conn> {
     /// The server refused something that a new connection may be allowed: a privilege that was granted counts for new ones
     /// only, and behind the name of a writer that became read-only there may be another server now.
     is_useless: bool,
+    /// Its turn, while the database is away.
+    _turn: Option<SemaphorePermit<'a>>,
 }
 
 /// What a statement's own OK packet says.
@@ -198,12 +256,14 @@ impl Session<'_, Transaction<'static>> {
 impl<C: Queryable> Session<'_, C> {
     /// Runs a statement with values in the place of its `?`s.
     pub(super) async fn execute_with(&mut self, sql: &str, values: Params) -> Result<(), Failed> {
+        faults::point("statement-begins");
         let outcome = timeout(STATEMENT_TIMEOUT, self.conn.exec_drop(sql, values)).await;
         self.finished(sql, outcome)
     }
 
     /// Runs a statement without a result.
     pub(super) async fn execute(&mut self, sql: &str) -> Result<Done, Failed> {
+        faults::point("statement-begins");
         let run = async {
             let result = self.conn.query_iter(sql).await?;
             let done = Done {
@@ -219,6 +279,7 @@ impl<C: Queryable> Session<'_, C> {
 
     /// Runs a query; its rows.
     pub(super) async fn rows<R: FromRow + Send + 'static>(&mut self, sql: &str) -> Result<Vec<R>, Failed> {
+        faults::point("statement-begins");
         let outcome = timeout(STATEMENT_TIMEOUT, self.conn.query(sql)).await;
         self.finished(sql, outcome)
     }
@@ -228,6 +289,7 @@ impl<C: Queryable> Session<'_, C> {
         sql: &str,
         outcome: Result<mysql_async::Result<T>, tokio::time::error::Elapsed>,
     ) -> Result<T, Failed> {
+        faults::point("statement-ended");
         let finished = self.server.finished(sql, outcome);
         if let Err(Failed { server: Some(server), error }) = &finished {
             self.is_useless |= error.kind == ErrorKind::Misconfigured || READ_ONLY.contains(&server.code);
@@ -245,13 +307,20 @@ impl Server {
         // The first words are enough to know the statement by.
         let doing: String = sql.split_whitespace().take(6).collect::<Vec<_>>().join(" ");
         match outcome {
-            Ok(Ok(value)) => Ok(value),
+            Ok(Ok(value)) => {
+                self.heard(true);
+                Ok(value)
+            }
             Ok(Err(error)) => {
+                self.heard(!is_without_answer(&error));
                 let failed = self.failed(&doing, &error);
                 let server = if let mysql_async::Error::Server(server) = error { Some(server) } else { None };
                 Err(Failed { server, error: failed })
             }
-            Err(_) => Err(Failed { server: None, error: self.timed_out(&doing, STATEMENT_TIMEOUT) }),
+            Err(_) => {
+                self.heard(false);
+                Err(Failed { server: None, error: self.timed_out(&doing, STATEMENT_TIMEOUT) })
+            }
         }
     }
 }
@@ -265,10 +334,11 @@ pub(super) struct Identity {
 
 /// The variables that tell which expression there is.
 const IDENTITY_VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', \
-     'server_uuid', 'wsrep_on', 'group_replication_group_name')";
+     'server_uuid', 'wsrep_on', 'group_replication_group_name', 'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog')";
 
 impl Identity {
-    /// Chooses the expression. Refuses servers whose auto-increments do not rise.
+    /// Chooses the expression. Refuses servers whose auto-increments do not rise, and, where that is asked for, those that may
+    /// lose what they have acknowledged.
     pub(super) async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
         let variables: Vec<(String, String)> = session.rows(IDENTITY_VARIABLES).await?;
         let value = |name: &str| {
@@ -283,6 +353,23 @@ impl Identity {
                         "{}: this is {caching} ({version}), which caches auto-increment values per server: unique, but \
                          not rising. generator_table can't be used on it",
                         session.server.described
+                    ),
+                ));
+            }
+        }
+        if session.server.requires_durable {
+            let is_logged = value("log_bin").eq_ignore_ascii_case("ON");
+            let lossy = [("innodb_flush_log_at_trx_commit", true), ("sync_binlog", is_logged)]
+                .into_iter()
+                .find(|(name, matters)| *matters && value(name) != "1");
+            if let Some((name, _)) = lossy {
+                return Err(StoreError::new(
+                    ErrorKind::NotDurable,
+                    format!(
+                        "{}: {name} is {}, so that a crash of the database may lose leases that it has acknowledged, and \
+                         mysql.require_durable is set. Set it to 1 there (SET GLOBAL {name} = 1, and in its configuration)",
+                        session.server.described,
+                        value(name)
                     ),
                 ));
             }

@@ -16,13 +16,16 @@ use std::fmt::Write;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use mysql_async::prelude::Queryable;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::super::{Definition, ErrorKind, Leased, MAX_BLOCKS_PER_LEASE, StoreError, Terms};
-use super::database::{self, CREATE_GENERATOR_TABLE};
+use super::super::guard::{self, Breach};
+use super::super::{Definition, ErrorKind, Leased, MAX_BLOCKS_PER_LEASE, Script, StoreError, Terms};
+use super::database::{self, CREATE_GENERATOR_TABLE, Opened};
 use super::{Done, Server, Session};
 use crate::config::{DEFAULT_MAX_ID, Step};
+use crate::faults::{self, Guard as Switch};
 use crate::name::{DEFAULT_SEQUENCE, SequenceName};
 use crate::node::Node;
 use crate::segment::{Block, push_joined};
@@ -46,6 +49,11 @@ const WARN_CAPACITY: f64 = 0.8;
 /// The 48 bits of a row's uuid that are its counter.
 const COUNTER_MASK: u64 = (1 << 48) - 1;
 
+/// A counter begins below this: that the first 16 of its bits are 0, for centuries, tells our rows from those of others.
+const COUNTER_START: u64 = 1 << 31;
+
+const WIDEN: &str = "ALTER TABLE generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT";
+
 /// So many looks in a row that find too few rows are an alarm.
 const SHORT_LOOKS: u32 = 3;
 
@@ -59,6 +67,8 @@ const MOST_ROWS_PER_DELETE: usize = 1_000;
 pub(super) struct Tickets {
     server: Arc<Server>,
     step: Step,
+    /// How far the tickets are moved, in ids, where they were last fenced for another server; 0: nothing is leased then.
+    failover_skip: u64,
     node: Arc<Node>,
     /// Held during a lease: a node has one in flight.
     state: Mutex<State>,
@@ -96,8 +106,8 @@ struct Table {
 }
 
 impl Tickets {
-    pub(super) fn new(server: Arc<Server>, step: Step, node: Arc<Node>) -> Self {
-        Self { server, step, node, state: Mutex::default() }
+    pub(super) fn new(server: Arc<Server>, step: Step, failover_skip: u64, node: Arc<Node>) -> Self {
+        Self { server, step, failover_skip, node, state: Mutex::default() }
     }
 
     pub(super) async fn lease(
@@ -113,7 +123,7 @@ impl Tickets {
             _ => self.open(session, database, &mut state).await?,
         };
         let leased = self.lease_on(session, &table, &mut state, want.get()).await;
-        if matches!(&leased, Ok(_) | Err(StoreError { kind: ErrorKind::Conflict, .. })) {
+        if leased.as_ref().map_or_else(|error| error.kind.is_passing(), |_| true) {
             state.table = Some(table);
         }
         leased
@@ -205,28 +215,14 @@ impl Tickets {
         state: &mut State,
         want: u64,
     ) -> Result<Leased, StoreError> {
+        faults::point("ticket-looks");
         let before = self.look(session, table).await?;
         if state.is_behind {
             self.record_regression(session, state).await;
-            return Err(self.regressed(&before, "it is to be recorded"));
+            return Err(self.refusal(Breach::Regressed, &before, table, "it is to be recorded"));
         }
-        if let Err(error) = self.check(&before, table) {
-            if error.kind == ErrorKind::Unsafe {
-                self.raise_first_ticket(session, table).await;
-            }
-            return Err(error);
-        }
-        // Each node's newest row stays: without it the table has lost rows, and its counter may have gone back with them.
-        // A cluster's node may lag for a moment, and nothing is spent yet: a few looks before the alarm.
-        let last = self.ticket_needed().saturating_sub(1);
-        if before.max < last {
-            state.short_looks += 1;
-            self.raise_first_ticket(session, table).await;
-            if state.short_looks >= SHORT_LOOKS {
-                self.record_regression(session, state).await;
-            }
-            let what = format!("its highest row is {}, but this node leased ticket {last}", before.max);
-            return Err(self.regressed(&before, &what));
+        if let Err(breach) = guard::judge(&self.facts(&before, table)) {
+            return Err(self.refuse(session, table, state, &before, breach).await?);
         }
         state.short_looks = 0;
         // A refused INSERT of several rows uses up its values all the same: never ask for more than there are.
@@ -238,28 +234,71 @@ impl Tickets {
         // Where the increment is not 1, each ticket is a block of its own.
         let most = if before.increment == 1 { MOST_TICKETS_PER_LEASE } else { MAX_BLOCKS_PER_LEASE as u64 };
         let needed = want.div_ceil(self.step());
+        faults::point("ticket-inserts");
         let (uuids, first) = self.insert(session, table, state, needed.clamp(1, most.min(left))).await?;
 
+        faults::point("ticket-inserted");
         let after = self.look(session, table).await?;
+        faults::point("ticket-looked");
         let tickets = if uuids.len() == 1 || (before.increment == 1 && after.increment == 1) {
             (first..).take(uuids.len()).collect()
         } else {
             read_back(session, &uuids).await?
         };
         state.own_rows.extend(&tickets);
-        self.check(&after, table)?;
+        let judged = if faults::is_off(Switch::State) { &before } else { &after };
+        if let Err(breach) = guard::judge(&self.facts(judged, table)) {
+            return Err(self.refusal(breach, judged, table, "as seqsvr_meta says"));
+        }
         let blocks = self.blocks(&tickets, table)?;
-        if let Some(behind) = self.is_behind(&before, &after, &tickets, &blocks) {
+        if let Some(behind) = self.is_behind(&before, judged, &tickets, &blocks) {
             self.record_regression(session, state).await;
             self.raise_first_ticket(session, table).await;
-            return Err(self.regressed(&after, &behind));
+            return Err(self.refusal(Breach::Regressed, judged, table, &behind));
         }
         let capacity_used = self.report(table, state, &tickets, needed);
         Ok(Leased { blocks, capacity_used, mark: 0 })
     }
 
+    /// What follows from a breach before a ticket was allocated. Where the tickets can't be trusted, nodes that remember
+    /// nothing must refuse too.
+    async fn refuse(
+        &self,
+        session: &mut Session<'_>,
+        table: &Table,
+        state: &mut State,
+        before: &Seen,
+        breach: Breach,
+    ) -> Result<StoreError, StoreError> {
+        let mut how = String::new();
+        match breach {
+            Breach::NotFenced if self.failover_skip > 0 => return self.fence_after_failover(&table.database).await,
+            Breach::NotFenced => self.raise_first_ticket(session, table).await,
+            Breach::Regressed => {
+                self.raise_first_ticket(session, table).await;
+                // Each node's newest row stays: without it the table has lost rows, and its counter may have gone back with
+                // them. A cluster's node may lag for a moment, and nothing is spent yet: a few looks before the alarm.
+                let needed = self.facts(before, table).mark.saturating_sub(1);
+                if before.max < needed {
+                    state.short_looks += 1;
+                    if state.short_looks >= SHORT_LOOKS {
+                        self.record_regression(session, state).await;
+                    }
+                    how = format!("its highest row is {}, but ticket {needed} was leased", before.max);
+                } else {
+                    "as seqsvr_meta.state says".clone_into(&mut how);
+                }
+            }
+            _ => {}
+        }
+        Ok(self.refusal(breach, before, table, &how))
+    }
+
     /// How it shows that the counter went back, if it does.
     fn is_behind(&self, before: &Seen, after: &Seen, tickets: &[u64], blocks: &[Block]) -> Option<String> {
+        if faults::is_off(Switch::Mark) {
+            return None;
+        }
         let first_free = after.first_ticket.max(before.max + 1);
         if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
             return Some(format!("ticket {ticket} is below {first_free}, the first free one"));
@@ -270,9 +309,14 @@ impl Tickets {
     }
 
     /// Allocates a ticket that nobody hands out: the highest there ever was. Where the column is used up, that is its end.
-    pub(super) async fn allocate(&self, session: &mut Session<'_>) -> Result<u64, StoreError> {
-        let last_ticket = largest(&column_type(session).await?).unwrap_or(0);
-        let sql = format!("INSERT INTO generator_table (uuid) VALUES ('{}')", Uuid::new_v4());
+    pub(super) async fn allocate(&self, session: &mut Session<'_>, script: &mut Script) -> Result<u64, StoreError> {
+        let last_ticket = self.end_of_column(session).await?.unwrap_or(0);
+        let sql = format!("INSERT INTO generator_table (uuid) VALUES ('{}')", row_uuid(Uuid::new_v4(), 0));
+        if !script.runs(|| sql.clone()) {
+            // It would be at least that.
+            let max: Vec<Option<u64>> = session.rows("SELECT MAX(id) FROM generator_table").await?;
+            return Ok(max.into_iter().flatten().next().unwrap_or(0) + 1);
+        }
         match session.execute(&sql).await {
             Ok(Done { affected_rows: 1, last_insert_id: Some(ticket) }) => Ok(ticket.get()),
             Ok(_) => Err(StoreError::new(
@@ -284,6 +328,55 @@ impl Tickets {
                 _ => Err(failed.error),
             },
         }
+    }
+
+    /// The largest value of the column.
+    pub(super) async fn end_of_column(&self, session: &mut Session<'_>) -> Result<Option<u64>, StoreError> {
+        Ok(largest(&column_type(session).await?))
+    }
+
+    /// Makes the tickets go on behind `ticket`.
+    pub(super) async fn raise(
+        &self,
+        session: &mut Session<'_, impl Queryable>,
+        ticket: u64,
+        script: &mut Script,
+    ) -> Result<(), StoreError> {
+        // A row with an explicit id raises AUTO_INCREMENT, on both makes and on Galera (tried). 0 would be the next one.
+        let sql = format!(
+            "INSERT INTO generator_table (id, uuid) VALUES ({}, '{}') ON DUPLICATE KEY UPDATE id = id",
+            ticket.max(1),
+            row_uuid(Uuid::new_v4(), 0)
+        );
+        if script.runs(|| sql.clone()) {
+            session.execute(&sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the column as wide as it can be.
+    pub(super) async fn widen(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        script: &mut Script,
+    ) -> Result<String, StoreError> {
+        let at = &self.server.described;
+        if opened.layout == super::Layout::Counter {
+            return Err(StoreError::new(
+                ErrorKind::Refused,
+                format!("{at}: default is not in generator_table any more"),
+            ));
+        }
+        let column = column_type(session).await?;
+        if largest(&column).is_some_and(|largest| largest >= i64::MAX.cast_unsigned()) {
+            return Ok(format!("generator_table.id is '{column}' already"));
+        }
+        // It copies the table, which has a row a node: nodes wait for it for milliseconds.
+        if script.runs(|| WIDEN.to_owned()) {
+            session.execute(WIDEN).await?;
+        }
+        Ok(format!("generator_table.id is BIGINT now, and was '{column}'"))
     }
 
     /// Inserts `count` fresh rows of this node. Their uuids, and the first one's ticket from the statement's own OK.
@@ -325,7 +418,7 @@ impl Tickets {
                     Some(server) if is_past_the_end(&server, table.last_ticket) => return Err(self.exhausted(table)),
                     // A uuid of ours is taken, by a row of before: go on behind it.
                     Some(server) if server.code == 1062 => {
-                        state.counter = Uuid::new_v4().as_u64_pair().0 & COUNTER_MASK;
+                        state.counter = Uuid::new_v4().as_u64_pair().0 % COUNTER_START;
                         return Err(StoreError { kind: ErrorKind::Conflict, ..failed.error });
                     }
                     _ => return Err(failed.error),
@@ -347,8 +440,8 @@ impl Tickets {
     fn exhausted(&self, table: &Table) -> StoreError {
         let remedy = if last_legal_ticket(table.last_ticket, self.step()) == table.last_ticket {
             format!(
-                "its column id ({}) ends at {}. Widen it: ALTER TABLE generator_table MODIFY id BIGINT NOT NULL \
-                 AUTO_INCREMENT;",
+                "its column id ({}) ends at {}. Widen it: seqsvr migrate --widen, or ALTER TABLE generator_table MODIFY id \
+                 BIGINT NOT NULL AUTO_INCREMENT;",
                 table.column_type, table.last_ticket
             )
         } else {
@@ -430,6 +523,13 @@ async fn read_back(session: &mut Session<'_>, uuids: &[String]) -> Result<Vec<u6
     }
 }
 
+/// The last rows that are not of seqsvr: ours end with a counter, which is small (see [`COUNTER_START`]).
+pub(super) async fn foreign_rows(session: &mut Session<'_>) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT id, uuid FROM generator_table WHERE uuid NOT LIKE '%-0000________' ORDER BY id DESC LIMIT 10";
+    let rows: Vec<(u64, String)> = session.rows(sql).await?;
+    Ok(rows.into_iter().map(|(id, uuid)| format!("{id} ({uuid})")).collect())
+}
+
 /// Deletes all of `own_rows` but the newest. What can't be deleted stays in the list, for the next time: the lease itself
 /// is good.
 async fn delete_older_rows(session: &mut Session<'_>, own_rows: &mut Vec<u64>) -> Result<(), StoreError> {
@@ -443,7 +543,7 @@ async fn delete_older_rows(session: &mut Session<'_>, own_rows: &mut Vec<u64>) -
 }
 
 /// `id`'s column type, such as `int(11)`; with a remark where it is not an auto-increment.
-async fn column_type(session: &mut Session<'_>) -> Result<String, StoreError> {
+async fn column_type(session: &mut Session<'_, impl Queryable>) -> Result<String, StoreError> {
     let rows: Vec<(String, String)> = session
         .rows(
             "SELECT COLUMN_TYPE, EXTRA FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() \

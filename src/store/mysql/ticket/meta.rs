@@ -2,11 +2,16 @@
 //!
 //! A counter that went back is recorded there too (`state` is `regressed`), so that every node refuses *before* it
 //! inserts: rows of discarded leases would else push the counter through what other nodes hold. Only a person sets it
-//! to `ok` again.
+//! to `ok` again, by `seqsvr fence`.
 
-use super::super::Session;
-use super::super::database::MOVED;
-use super::{DEFAULT_SEQUENCE, ErrorKind, State, StoreError, Table, Tickets};
+use mysql_async::prelude::Queryable;
+
+use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Recorded};
+use super::super::super::{Fence, Script};
+use super::super::database::{MOVED, Opened};
+use super::super::{Identity, Session};
+use super::{DEFAULT_SEQUENCE, ErrorKind, SequenceName, State, StoreError, Table, Tickets, column_type, largest};
+use crate::faults;
 
 /// What one SELECT tells of the table, of the row of `seqsvr_meta`, and of the server.
 pub(super) struct Seen {
@@ -16,7 +21,7 @@ pub(super) struct Seen {
     pub(super) first_ticket: u64,
     step: u64,
     state: String,
-    server: String,
+    pub(super) server: String,
     store_id: String,
     connected_to: String,
 }
@@ -26,10 +31,19 @@ type Row = (Option<u64>, u64, u64, u64, String, String, String, String);
 
 impl Tickets {
     pub(super) async fn look(&self, session: &mut Session<'_>, table: &Table) -> Result<Seen, StoreError> {
+        self.look_at(session, &table.database.identity, "").await
+    }
+
+    async fn look_at(
+        &self,
+        session: &mut Session<'_, impl Queryable>,
+        identity: &Identity,
+        lock: &str,
+    ) -> Result<Seen, StoreError> {
         let sql = format!(
             "SELECT (SELECT MAX(id) FROM generator_table), @@auto_increment_increment, first_ticket, step, state, server, \
-             store_id, {} FROM seqsvr_meta WHERE id = 1",
-            table.database.identity.expression
+             store_id, {} FROM seqsvr_meta WHERE id = 1{lock}",
+            identity.expression
         );
         let rows: Vec<Row> = session.rows(&sql).await?;
         let (max, increment, first_ticket, step, state, server, store_id, connected_to) =
@@ -43,42 +57,29 @@ impl Tickets {
         Ok(Seen { max, increment, first_ticket, step, state, server, store_id, connected_to })
     }
 
-    /// What must hold before a ticket is asked for, and again before one that came is handed out.
-    pub(super) fn check(&self, seen: &Seen, table: &Table) -> Result<(), StoreError> {
-        let at = &self.server.described;
-        let wrong = |kind, what: String| Err(StoreError::new(kind, format!("{at}: {what}")));
-        if seen.store_id != table.database.store_id {
-            return wrong(ErrorKind::Misconfigured, format!("the store_id changed to {} while we ran", seen.store_id));
+    /// For the guard: `next` is the first ticket that may be allocated next.
+    pub(super) fn facts<'a>(&self, seen: &'a Seen, table: &'a Table) -> Facts<'a> {
+        let state = match &*seen.state {
+            "ok" => Recorded::Ok,
+            MOVED => Recorded::Gone,
+            REGRESSED => Recorded::Regressed,
+            other => Recorded::Other(other),
+        };
+        Facts {
+            store: (&seen.store_id, &table.database.store_id),
+            step: (seen.step, self.step()),
+            server: (&seen.server, &seen.connected_to),
+            state,
+            next: seen.max.saturating_add(1),
+            mark: self.ticket_needed().max(seen.first_ticket),
+            incarnation: (0, 0),
         }
-        if seen.step != self.step() {
-            let what = format!(
-                "the ids of this table are leased with step {}, the configuration says step {}. Two steps on one table \
-                 hand ids out twice. Set step: {0} in the configuration",
-                seen.step,
-                self.step()
-            );
-            return wrong(ErrorKind::Misconfigured, what);
-        }
-        if seen.server != seen.connected_to {
-            let what = format!(
-                "this is server '{}', but the counter was last fenced for server '{}'. After a failover or a restore, \
-                 commits that the old server acknowledged may be missing here, so ids could be repeated, and nothing is \
-                 leased. {}",
-                seen.connected_to,
-                seen.server,
-                self.fence(seen, &format!(", server = '{}'", seen.connected_to))
-            );
-            return wrong(ErrorKind::Unsafe, what);
-        }
-        match seen.state.as_str() {
-            "ok" => Ok(()),
-            MOVED => Err(StoreError::new(ErrorKind::Stale, format!("{at}: default moved to the counter layout"))),
-            REGRESSED => Err(self.regressed(seen, "as seqsvr_meta.state says")),
-            other => wrong(
-                ErrorKind::Unavailable,
-                format!("seqsvr_meta.state is '{other}': a migration is under way, or was interrupted"),
-            ),
-        }
+    }
+
+    pub(super) fn refusal(&self, breach: Breach, seen: &Seen, table: &Table, how: &str) -> StoreError {
+        let past = self.ticket_needed().max(seen.first_ticket).saturating_mul(self.step());
+        let facts = self.facts(seen, table);
+        guard::refusal(breach, &facts, &self.server.described, &SequenceName::default(), (past, how))
     }
 
     /// The counter went back: records it for all nodes. Kept in memory until it is recorded, for nothing may be leased
@@ -101,37 +102,112 @@ impl Tickets {
         }
     }
 
-    pub(super) fn regressed(&self, seen: &Seen, what: &str) -> StoreError {
-        StoreError::new(
-            ErrorKind::Unsafe,
-            format!(
-                "{}: the counter of generator_table went back ({what}): a restored backup, or a lowered AUTO_INCREMENT. \
-                 Ids could be repeated, so no node leases. {}",
-                self.server.described,
-                self.fence(seen, "")
-            ),
-        )
-    }
-
     /// The first ticket that lies past all that this node ever leased.
     pub(super) fn ticket_needed(&self) -> u64 {
         let mark = self.node.high_water_mark(DEFAULT_SEQUENCE);
         mark.saturating_sub(1).div_ceil(self.step())
     }
 
-    /// What a person has to do and to run; `more` is set besides.
-    fn fence(&self, seen: &Seen, more: &str) -> String {
-        format!(
-            "TICKET must be past what any node has LEASED, not only handed out: each node's need is its metric \
-             seqsvr_high_water_mark_ids (of a stopped one: data_dir/node.json) divided by step {} and rounded up, here {}; \
-             stop a node that you can't ask. With the largest of them run: INSERT INTO generator_table (id, uuid) VALUES \
-             (TICKET, UUID()) ON DUPLICATE KEY UPDATE id = id; UPDATE seqsvr_meta SET first_ticket = \
-             GREATEST(first_ticket, TICKET + 1), state = 'ok'{more} WHERE id = 1;",
-            self.step(),
-            self.ticket_needed().max(seen.first_ticket).max(1)
-        )
+    /// Declares the tickets safe on the server that is connected, once they are moved past all that could be out; says
+    /// whether they moved. In one transaction that locks the row of `seqsvr_meta`, so that nodes that race move them once.
+    pub(in super::super) async fn fence(
+        &self,
+        opened: &Opened,
+        fence: Fence,
+        script: &mut Script,
+    ) -> Result<bool, StoreError> {
+        let needed = self.ticket_needed();
+        self.fence_if(opened, fence, script, |_| true, needed).await
+    }
+
+    /// As [`fence`](Self::fence), by a node after a failover: where nobody else was faster.
+    pub(super) async fn fence_after_failover(&self, opened: &Opened) -> Result<StoreError, StoreError> {
+        faults::point("fence-begins");
+        let needed = self.ticket_needed();
+        let is_due = |seen: &Seen| seen.state == "ok" && seen.server != seen.connected_to;
+        let skip = Fence::Skip(self.failover_skip);
+        let has_moved = self.fence_if(opened, skip, &mut Script::default(), is_due, needed).await?;
+        faults::point("fence-ends");
+        let at = &self.server.described;
+        let what = if has_moved {
+            let what = format!(
+                "{at}: the tickets of generator_table were last fenced for another server: moved on by mysql.failover_skip \
+                 ({} ids), past what a failover may have lost",
+                self.failover_skip
+            );
+            tracing::warn!("{what}");
+            what
+        } else {
+            format!("{at}: another node has fenced generator_table in between")
+        };
+        Ok(StoreError::new(ErrorKind::Fenced, what))
+    }
+
+    async fn fence_if(
+        &self,
+        opened: &Opened,
+        fence: Fence,
+        script: &mut Script,
+        is_due: impl FnOnce(&Seen) -> bool,
+        needed: u64,
+    ) -> Result<bool, StoreError> {
+        let mut session = self.server.transaction().await?;
+        let seen = self.look_at(&mut session, &opened.identity, " FOR UPDATE").await?;
+        if !is_due(&seen) {
+            return Ok(false);
+        }
+        if !["ok", REGRESSED].contains(&&*seen.state) {
+            return Err(StoreError::new(
+                ErrorKind::Refused,
+                format!(
+                    "{}: seqsvr_meta.state is '{}': end the migration first, by running the same seqsvr migrate again",
+                    self.server.described, seen.state
+                ),
+            ));
+        }
+        // The recorded one: of a command, the configuration's may be another.
+        let step = seen.step.max(1);
+        // The highest ticket that may be out; those behind it are handed out next.
+        let known = seen.max.max(seen.first_ticket.saturating_sub(1));
+        let last = match fence {
+            Fence::Skip(ids) => known.max(needed.saturating_sub(1)).saturating_add(ids.div_ceil(step)),
+            Fence::Past(id) => {
+                let last = id.div_ceil(step).saturating_sub(1);
+                if last < known && seen.state == REGRESSED {
+                    return Err(StoreError::new(
+                        ErrorKind::Refused,
+                        format!(
+                            "{}: generator_table is not safe, and one of the nodes has leased up to {}: --past can't be below that",
+                            self.server.described,
+                            known.saturating_add(1).saturating_mul(step)
+                        ),
+                    ));
+                }
+                last.max(known)
+            }
+        };
+        let column = column_type(&mut session).await?;
+        if largest(&column).is_none_or(|largest| last >= largest) {
+            return Err(StoreError::new(
+                ErrorKind::Refused,
+                format!(
+                    "{}: ticket {last} is past the end of generator_table.id ({column}). Widen it first: seqsvr migrate --widen",
+                    self.server.described
+                ),
+            ));
+        }
+        self.raise(&mut session, last, script).await?;
+        let sql = format!(
+            "UPDATE seqsvr_meta SET first_ticket = {}, state = 'ok', server = {} WHERE id = 1",
+            last.saturating_add(1),
+            opened.identity.expression
+        );
+        if script.runs(|| sql.clone()) {
+            session.execute(&sql).await?;
+        }
+        if script.runs(|| "COMMIT".to_owned()) {
+            session.commit().await?;
+        }
+        Ok(last > known)
     }
 }
-
-/// The state that makes every node refuse.
-const REGRESSED: &str = "regressed";

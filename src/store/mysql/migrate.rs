@@ -1,0 +1,214 @@
+//! `seqsvr migrate`: moves the tickets to the counter layout, or to another step, while nodes go on leasing.
+//!
+//! Why no id can come twice: nodes hand a ticket out only if, *after* its INSERT was acknowledged, they read the state
+//! `ok` and their own step. So once `migrating` is committed (1), a ticket that is allocated later than ours (2) is handed
+//! out by nobody, and ours is above every ticket that is (MAX(id) is not: rows are deleted). What comes next begins past
+//! ours (3). Interrupted anywhere, it stays `migrating`: nobody leases, and to run it again begins with a new ticket of its
+//! own.
+
+use super::super::Script;
+use super::super::counter::Row;
+use super::database::{MOVED, Opened, RETIRED};
+use super::{ErrorKind, Layout, MySql, Session, StoreError};
+use crate::config::{DEFAULT_MAX_ID, Step};
+use crate::name::SequenceName;
+
+/// What is recorded once nobody hands out a new ticket any more, and the highest one that there is.
+struct Begun {
+    step: Step,
+    /// Nobody hands out this one, nor what is allocated after it.
+    ticket: u64,
+}
+
+impl MySql {
+    /// 1 and 2.
+    async fn begin(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        script: &mut Script,
+    ) -> Result<Begun, StoreError> {
+        let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
+        let identity = &opened.identity.expression;
+        let sql =
+            format!("UPDATE seqsvr_meta SET state = 'migrating' WHERE id = 1 AND state = 'ok' AND server = {identity}");
+        if script.runs(|| sql.clone()) {
+            session.execute(&sql).await?;
+        }
+        let sql = format!("SELECT state, server = {identity}, step, first_ticket FROM seqsvr_meta WHERE id = 1");
+        let rows: Vec<(String, bool, u64, u64)> = session.rows(&sql).await?;
+        let Some((state, is_fenced, step, first_ticket)) = rows.into_iter().next() else {
+            return refused("the row of seqsvr_meta is gone. Put it back from a backup".to_owned());
+        };
+        let is_begun = state == "migrating" || (script.is_dry_run && state == "ok");
+        if !is_begun || !is_fenced {
+            return refused(format!(
+                "the counter of generator_table is not safe (state '{state}'{}). See what `seqsvr doctor` says, and run `seqsvr \
+                 fence` first",
+                if is_fenced { "" } else { ", last fenced for another server" }
+            ));
+        }
+        let step = Step::new(step)
+            .ok_or_else(|| StoreError::new(ErrorKind::Misconfigured, "the step in seqsvr_meta is 0".to_owned()))?;
+        let ticket = self.tickets.allocate(session, script).await?;
+        Ok(Begun { step, ticket: ticket.max(first_ticket) })
+    }
+
+    /// To another step. What is handed out with it begins past the last id of the old one.
+    pub(super) async fn change_step(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        new: Step,
+        script: &mut Script,
+    ) -> Result<String, StoreError> {
+        let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
+        if opened.layout == Layout::Counter {
+            return refused(
+                "default is not in generator_table any more: seqsvr sequence alter default --step N".to_owned(),
+            );
+        }
+        let rows: Vec<(u64, String)> = session.rows("SELECT step, state FROM seqsvr_meta WHERE id = 1").await?;
+        if rows.first().is_some_and(|(step, state)| *step == new.get() && state == "ok") {
+            return Ok(format!("the step is {} already", new.get()));
+        }
+        let Begun { step: old, ticket } = self.begin(session, opened, script).await?;
+        let Some(last) = last_before(ticket, old.get(), new.get()) else {
+            return refused(format!("with step {} the tickets would be past the end of all numbers", new.get()));
+        };
+        if let Some(end) = self.tickets.end_of_column(session).await?.filter(|end| last >= *end) {
+            // Nothing is changed yet, so that nodes can go on as before.
+            let sql = "UPDATE seqsvr_meta SET state = 'ok' WHERE id = 1 AND state = 'migrating'";
+            if script.runs(|| sql.to_owned()) {
+                session.execute(sql).await?;
+            }
+            return refused(format!(
+                "with step {} the next ticket would be {last}, past the column's end ({end}). Widen it first: seqsvr migrate \
+                 --widen",
+                new.get()
+            ));
+        }
+        self.tickets.raise(session, last, script).await?;
+        let sql = format!(
+            "UPDATE seqsvr_meta SET step = {}, first_ticket = {}, state = 'ok', revision = revision + 1 WHERE id = 1 AND state = \
+             'migrating'",
+            new.get(),
+            last + 1
+        );
+        if script.runs(|| sql.clone()) && session.execute(&sql).await?.affected_rows != 1 {
+            return refused("somebody else migrates it just now".to_owned());
+        }
+        Ok(format!(
+            "the step is {} now, and was {}; the next id is at least {}. Nodes with the old one hand out what they hold and \
+             lease no more: set step: {0} in their configuration and restart them",
+            new.get(),
+            old.get(),
+            u128::from(last + 1) * u128::from(new.get()) + 1
+        ))
+    }
+
+    /// To the counter layout.
+    pub(super) async fn move_default_on(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        script: &mut Script,
+    ) -> Result<String, StoreError> {
+        let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
+        if opened.layout == Layout::Counter {
+            // Ended before its last step?
+            return match session.rows::<u64>("SELECT 1 FROM generator_table LIMIT 0").await {
+                Ok(_) => Ok(format!("default is in the counter layout already. {}", retire(session, script).await)),
+                Err(_) => refused("default is in the counter layout already".to_owned()),
+            };
+        }
+        if !script.is_dry_run {
+            self.counters.make_table(session).await?;
+        }
+        let Begun { step, ticket } = self.begin(session, opened, script).await?;
+        let past = ticket.saturating_add(1).saturating_mul(step.get()).saturating_add(1);
+        // 3. The counter begins past it.
+        let mut transaction = self.server.transaction().await?;
+        let name = SequenceName::default();
+        let before = self.counters.lock(&mut transaction, &name).await?;
+        let server = opened.read_fence(&mut transaction).await?;
+        let after = Row {
+            next_id: before.as_ref().map_or(0, |row| row.next_id).max(past),
+            step,
+            max_id: before.as_ref().map_or(DEFAULT_MAX_ID, |row| row.max_id),
+            server,
+            incarnation: before.as_ref().map_or(0, |row| row.incarnation) + 1,
+            is_deleted: false,
+            description: String::new(),
+        };
+        if script.runs(|| after.shown(&name, before.is_some())) {
+            self.counters.write(&mut transaction, &name, before.is_some(), &after).await?;
+        }
+        let sql = format!(
+            "UPDATE seqsvr_meta SET state = '{MOVED}', revision = revision + 1 WHERE id = 1 AND state = 'migrating'"
+        );
+        if script.runs(|| sql.clone()) && transaction.execute(&sql).await?.affected_rows != 1 {
+            return refused("somebody else moves it just now".to_owned());
+        }
+        if script.runs(|| "COMMIT".to_owned()) {
+            transaction.commit().await?;
+        }
+        Ok(format!(
+            "default is in the counter layout, and goes on from id {}; running nodes follow within seconds. {}",
+            after.next_id,
+            retire(session, script).await
+        ))
+    }
+}
+
+/// The last ticket of `new` ids that begins no later than the end of ticket `ticket` of `old` ids, and is past it: those
+/// behind it have none of its ids. `None` past the end of all numbers.
+fn last_before(ticket: u64, old: u64, new: u64) -> Option<u64> {
+    let behind = u128::from(ticket) + 1;
+    let last = (behind * u128::from(old)).div_ceil(u128::from(new)).max(behind);
+    u64::try_from(last).ok().filter(|last| *last < u64::MAX)
+}
+
+/// 4. A server that knows only `generator_table`, like the Go server, must not lease from it any more. What came of it.
+async fn retire(session: &mut Session<'_>, script: &mut Script) -> String {
+    let rename = format!("RENAME TABLE generator_table TO {RETIRED}");
+    if !script.runs(|| rename.clone()) {
+        return format!("generator_table is called {RETIRED} then");
+    }
+    match session.execute(&rename).await {
+        Ok(_) => format!("generator_table is called {RETIRED} now, so that no other server leases from it"),
+        Err(failed) => format!(
+            "generator_table could not be renamed ({}). A server that leases from it would repeat ids: make sure that none \
+             does, and run: {rename};",
+            failed.error
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_new_step_begins_past_the_old_ones_ids() {
+        assert_eq!(last_before(10, 100, 100), Some(11));
+        // Ticket 10 of 100 ends at 1100, ticket 111 of 10 begins at 1111.
+        assert_eq!(last_before(10, 100, 10), Some(110));
+        // Tickets count up, whatever they are worth.
+        assert_eq!(last_before(10, 100, 1_000), Some(11));
+        assert_eq!(last_before(u64::MAX, 2, 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_ticket_behind_has_an_id_of_one_before(ticket in 0..u64::from(u32::MAX), old in 1..100_000_u64, new in 1..100_000_u64) {
+            let last = last_before(ticket, old, new).unwrap();
+            prop_assert!(last > ticket);
+            let last_old_id = u128::from(ticket + 1) * u128::from(old);
+            let first_new_id = u128::from(last + 1) * u128::from(new) + 1;
+            prop_assert!(first_new_id > last_old_id);
+        }
+    }
+}
