@@ -1,5 +1,5 @@
 # What a developer types is what CI calls.
-.PHONY: run test test-deps test-loom torture check check-deps bench
+.PHONY: run test test-deps test-loom torture endurance check check-deps bench
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
@@ -11,6 +11,7 @@ run:
 # All tests. They start private database servers in temporary folders and leave nothing behind.
 test: test-deps test-loom
 	$(CARGO) test
+	$(CARGO) test --features faults --test faults
 
 # The database servers for the tests: found, or installed (as root on Debian), or a message that says what to install.
 test-deps:
@@ -20,15 +21,20 @@ test-deps:
 test-loom:
 	SEQSVR_LOOM=1 $(CARGO) test --lib
 
-# Bounds on speed and loss with the database slow, away or fought for, in half an hour: tests/torture; ONLY="latency zipf" for some
+# Every fault of docs/guarantees.md, in full, with and without its guard, in an hour: tests/faults; ONLY="rewind" for some
 torture: test-deps
-	$(CARGO) test --release --test torture -- $(ONLY)
+	$(CARGO) test --release --features faults --test torture -- $(ONLY)
+
+# Bounds on speed and loss with the database slow, away or fought for, in half an hour: tests/endurance; ONLY="latency zipf" for some
+endurance: test-deps
+	$(CARGO) test --release --test endurance -- $(ONLY)
 
 # Form, lints, documentation, dependencies.
 check: check-deps
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) clippy --test torture --locked -- -D warnings
+	$(CARGO) clippy --test endurance --locked -- -D warnings
+	$(CARGO) clippy --features faults --bin seqsvr --test faults --test torture --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items --locked
 	./scripts/deny.sh
 

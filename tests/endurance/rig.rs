@@ -24,7 +24,7 @@ pub enum Layout {
 
 /// Whether the long phases are to be short.
 pub fn is_quick() -> bool {
-    std::env::var_os("SEQSVR_TORTURE_QUICK").is_some_and(|value| !value.is_empty())
+    std::env::var_os("SEQSVR_ENDURANCE_QUICK").is_some_and(|value| !value.is_empty())
 }
 
 /// So many seconds, or in a quick run so many.

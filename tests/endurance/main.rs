@@ -2,9 +2,9 @@
 //! after another. It takes half an hour and wants the machine for itself.
 //!
 //! ```text
-//! make torture                           all scenarios
-//! make torture ONLY="latency zipf"       some
-//! SEQSVR_TORTURE_QUICK=1 make torture    with short phases, to try the scenarios themselves
+//! make endurance                           all scenarios
+//! make endurance ONLY="latency zipf"       some
+//! SEQSVR_ENDURANCE_QUICK=1 make endurance    with short phases, to try the scenarios themselves
 //! ```
 //!
 //! Ends with 1 if a bound is missed or an id came twice.
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{processors} processors, shared by servers, databases and the load");
     if is_quick() {
-        println!("SEQSVR_TORTURE_QUICK: the long phases are short; the bounds then say little");
+        println!("SEQSVR_ENDURANCE_QUICK: the long phases are short; the bounds then say little");
     }
     find_planted_repeats();
     let mut bounds = Vec::new();
