@@ -200,6 +200,29 @@ fn answers_that_are_never_read() {
 }
 
 #[test]
+fn an_answer_that_is_read_slowly() {
+    // 8 MB, which is more than the kernel takes for somebody who reads so little of it.
+    let setup = setup(KEEP_ALIVE).env("SEQSVR_STEP", "1000000").env("SEQSVR_LIMITS__BATCH", "1000000");
+    let server = setup.env("SEQSVR_LIMITS__WAIT", "2s").start();
+    let before = server.open_files();
+    let mut stream = connect(server.port());
+    stream.write_all(b"GET /new?count=1000000 HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let mut answer = vec![0; 1024];
+    stream.read_exact(&mut answer).expect("its beginning");
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    eventually("it is closed", || {
+        let mut some = [0; 1024];
+        stream.read_exact(&mut some).expect("more of it");
+        answer.extend(some);
+        std::thread::sleep(Duration::from_millis(20));
+        (server.open_files() <= before).then_some(())
+    });
+    answer.extend(read_to_close(&mut stream).into_bytes());
+    assert!(!answer.ends_with(b"}}"), "all of it was sent: {} bytes", answer.len());
+    assert_unharmed(&server, 64 * MIB);
+}
+
+#[test]
 fn connections_without_a_request() {
     under(|port| {
         // The first has no time but that of a first request; the second that between requests.
