@@ -258,7 +258,8 @@ pub struct Limits {
     pub range: Number<1, 1_000_000_000>,
     /// The most connections at once.
     pub connections: Number<1, 1_000_000>,
-    /// How long a connection stays open without a request.
+    /// How long a connection stays open without a request, and how long a request may take, from its first byte to its
+    /// answer's last. Where twice `wait` is longer, that is what a request may take.
     pub keep_alive: Span<1_000, 3_600_000>,
 }
 

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_http::{HttpService, Protocol};
+use actix_service::{ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::{AppConfig, Server};
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, guard, web};
+use actix_web::rt::net::TcpStream;
+use actix_web::{App, HttpRequest, HttpResponse, Resource, guard, web};
 
 use crate::config::{Limits, Listen};
 use crate::metrics::{Metrics, ResponseCounts, Route};
@@ -20,8 +23,10 @@ use crate::store::ErrorKind;
 
 mod answer;
 mod probes;
+mod stream;
 
 use answer::{Refusal, Shape, Wanted};
+use stream::Watch;
 
 /// How long the headers of a connection's first request may take.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,24 +118,50 @@ pub fn bind(listen: &Listen) -> std::io::Result<TcpListener> {
 }
 
 /// The server on `listener`; it runs once it is awaited. `grace` is how long requests in flight may take at its stop.
+///
+/// It is put together as `actix_web::HttpServer` does it, but of connections that are watched.
 pub fn server(service: Arc<Service>, listener: TcpListener, grace: Duration) -> std::io::Result<Server> {
     let limits = service.limits.clone();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let connections = usize::try_from(limits.connections.get()).unwrap_or(usize::MAX);
-    let server = HttpServer::new(move || {
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(connections.div_ceil(workers))
+        .shutdown_timeout(grace.as_secs() + u64::from(grace.subsec_nanos() > 0))
+        .disable_signals();
+    let shutdown = builder.graceful_shutdown_signal();
+    let server = builder.listen("http", listener, move || {
         let worker = Worker { service: service.clone(), counts: service.metrics.worker() };
-        App::new().app_data(web::Data::new(worker)).configure(routes)
-    })
-    .workers(workers)
-    .max_connections(connections.div_ceil(workers))
-    .keep_alive(limits.keep_alive.get())
-    .client_request_timeout(FIRST_REQUEST_TIMEOUT)
-    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-    .tcp_nodelay(true)
-    .shutdown_timeout(grace.as_secs() + u64::from(grace.subsec_nanos() > 0))
-    .disable_signals()
-    .listen(listener)?;
+        let app = App::new().app_data(web::Data::new(worker)).configure(routes);
+        let shutdown = shutdown.clone();
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let signal = shutdown.clone();
+                async move { signal.notified().await }
+            })
+            .keep_alive(limits.keep_alive.get())
+            .client_request_timeout(FIRST_REQUEST_TIMEOUT)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+            .finish(map_config(app, |()| AppConfig::default()));
+        let watch = Watch::start(patience(&limits));
+        fn_service(move |tcp: TcpStream| {
+            let watch = watch.clone();
+            async move {
+                // It fails where the client has gone already.
+                let _ = tcp.set_nodelay(true);
+                let client = tcp.peer_addr().ok();
+                Ok((watch.stream(tcp), Protocol::Http1, client))
+            }
+        })
+        .and_then(http)
+    })?;
     Ok(server.run())
+}
+
+/// How long a request may take, from its first byte to its answer's last. Where a request may wait for longer than a
+/// connection stays open, waiting must not end it: it waits for its sequence to be found, and then for ids.
+fn patience(limits: &Limits) -> Duration {
+    limits.keep_alive.get().max(2 * limits.wait.get())
 }
 
 fn routes(app: &mut web::ServiceConfig) {

@@ -1,5 +1,5 @@
-//! Bounds on speed and loss while the database is slow, away, or fought for: the built binary under load, one scenario
-//! after another. It takes half an hour and wants the machine for itself.
+//! Bounds on speed and loss while the database is slow, away, or fought for, or clients mean harm: the built binary
+//! under load, one scenario after another. It takes half an hour and wants the machine for itself.
 //!
 //! ```text
 //! make endurance                           all scenarios
@@ -16,6 +16,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abuse;
 mod latency;
 mod load;
 mod many;
@@ -33,7 +34,7 @@ use rig::{Layout, is_quick};
 /// A scenario returns its bounds with what it measured.
 type Scenario = fn() -> Vec<Bound>;
 
-const SCENARIOS: [(&str, Scenario); 9] = [
+const SCENARIOS: [(&str, Scenario); 10] = [
     ("outage", || outage::outage(Layout::Counter)),
     ("outage_ticket", || outage::outage(Layout::Ticket)),
     ("latency", || latency::latency(Layout::Counter)),
@@ -43,6 +44,7 @@ const SCENARIOS: [(&str, Scenario); 9] = [
     ("memory", many::memory),
     ("give_back", nodes::give_back),
     ("contention", nodes::contention),
+    ("abuse", abuse::abuse),
 ];
 
 fn main() -> ExitCode {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::load::{Choice, Ids, Load, Outcome, Pace, Plan, Requests, Texts, only_one, round};
 use crate::report::{Bound, Spread, Table, heading, short};
 use crate::rig::{
-    Layout, Random, cpu, create_many, create_many_embedded, mariadb, names, node, path, resident, seconds, start,
-    times, zipf as zipf_draws,
+    Layout, Random, create_many, create_many_embedded, mariadb, names, node, path, seconds, start, times,
+    zipf as zipf_draws,
 };
 use crate::support::database::Database;
 use crate::support::server::{Server, Setup};
@@ -137,13 +137,13 @@ pub fn zipf() -> Vec<Bound> {
             // Who is first changes, so that neither always follows the other.
             for number in [turn % 2, 1 - turn % 2] {
                 let (name, row) = &mut rows[number];
-                let before = cpu(&rig.server);
+                let before = rig.server.cpu();
                 let outcome = if *name == "one" {
                     closed_loop(&rig.server, &requests, &only_one, length)
                 } else {
                     closed_loop(&rig.server, &requests, &mix, length)
                 };
-                let used = cpu(&rig.server).saturating_sub(before);
+                let used = rig.server.cpu().saturating_sub(before);
                 let phase = take(outcome);
                 row.errors += phase.errors();
                 row.ids_per_second.push(phase.ids_per_second());
@@ -197,7 +197,7 @@ pub fn memory() -> Vec<Bound> {
             let look = |begin, count| {
                 let outcome = touch(&rig.server, &requests, begin, count);
                 sleep(idle);
-                (outcome, resident(&rig.server))
+                (outcome, rig.server.resident())
             };
             let (first, small) = look(1, before);
             let (second, large) = look(1 + before, SEQUENCES);

@@ -1,9 +1,6 @@
-//! What the scenarios stand on: databases, configurations, many sequences, and what the system says of a server.
+//! What the scenarios stand on: databases, configurations, and many sequences.
 
-use std::fs;
 use std::ops::Add;
-use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::support::database::{Database, Flavor};
@@ -136,28 +133,6 @@ pub fn runway(server: &Server) -> f64 {
 pub fn metric_sum(metrics: &str, beginning: &str) -> f64 {
     let lines = metrics.lines().filter(|line| line.starts_with(beginning));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, f64::add)
-}
-
-/// The processor time that a server has used since its start.
-pub fn cpu(server: &Server) -> Duration {
-    static HERTZ: OnceLock<f64> = OnceLock::new();
-    let hertz = HERTZ.get_or_init(|| {
-        let output = Command::new("getconf").arg("CLK_TCK").output().expect("getconf runs");
-        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number of ticks a second")
-    });
-    let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid())).expect("the server runs");
-    // The name, in brackets, may have blanks in it; utime and stime are the 12th and 13th field behind it.
-    let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
-    let ticks: f64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("ticks")).sum();
-    Duration::from_secs_f64(ticks / hertz)
-}
-
-/// The memory of a server that is resident, in bytes.
-pub fn resident(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the server runs");
-    let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a size");
-    kilobytes << 10
 }
 
 /// A small generator of random numbers (splitmix64), the same in each run.

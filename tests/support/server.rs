@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -34,6 +34,7 @@ pub struct Setup {
     folder: TempDir,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    open_files: Option<u32>,
 }
 
 impl Setup {
@@ -43,7 +44,8 @@ impl Setup {
         if !config.is_empty() {
             std::fs::write(folder.path().join("config.yml"), config).expect("the configuration is written");
         }
-        Self { folder, environment: Vec::new(), arguments: Vec::new() }.env("SEQSVR_PORT", "127.0.0.1:0")
+        Self { folder, environment: Vec::new(), arguments: Vec::new(), open_files: None }
+            .env("SEQSVR_PORT", "127.0.0.1:0")
     }
 
     /// The embedded store, as `--embedded` starts it.
@@ -77,13 +79,26 @@ impl Setup {
         self
     }
 
+    /// Allows it so many open files and connections, all in all.
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
+        self
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The binary in the folder; nothing of this process's environment that would configure it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seqsvr"));
+        let binary = env!("CARGO_BIN_EXE_seqsvr");
+        let mut command = if let Some(most) = self.open_files {
+            let mut command = Command::new("prlimit"); // it becomes the binary
+            command.arg(format!("--nofile={most}:{most}")).arg(binary);
+            command
+        } else {
+            Command::new(binary)
+        };
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEQSVR_")) {
             command.env_remove(name);
         }
@@ -207,6 +222,37 @@ impl Server {
         let line = text.lines().find(|line| line.starts_with(series));
         let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
         value.unwrap_or_else(|| panic!("no series {series} in\n{text}"))
+    }
+
+    /// The processor time that it has used since its start.
+    pub fn cpu(&self) -> Duration {
+        static HERTZ: OnceLock<f64> = OnceLock::new();
+        let hertz = HERTZ.get_or_init(|| {
+            let output = Command::new("getconf").arg("CLK_TCK").output().expect("getconf runs");
+            String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number of ticks a second")
+        });
+        let stat = std::fs::read_to_string(self.proc("stat")).expect("the server runs");
+        // The name, in brackets, may have blanks in it; utime and stime are the 12th and 13th field behind it.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks: f64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("ticks")).sum();
+        Duration::from_secs_f64(ticks / hertz)
+    }
+
+    /// Its memory that is resident, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).expect("the server runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the server runs");
+        let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a size");
+        kilobytes << 10
+    }
+
+    /// How many files and connections it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(self.proc("fd")).expect("the server runs").count()
+    }
+
+    fn proc(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.pid())
     }
 
     /// kill -9, and wait.
