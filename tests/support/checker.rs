@@ -36,6 +36,10 @@ impl Checker {
         self.errors.extend(other.errors);
     }
 
+    pub fn errors(&self) -> &[String] {
+        &self.errors
+    }
+
     pub fn ids(&self) -> &[u64] {
         &self.ids
     }

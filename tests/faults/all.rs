@@ -1,0 +1,24 @@
+//! The faults, in the order of docs/guarantees.md.
+
+use crate::rig::Fault;
+use crate::{counters, nodes, stores};
+
+pub const ALL: &[Fault] = &[
+    Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
+    Fault { name: "rewind_across_a_restart", guards: "mark", run: counters::rewind_across_a_restart },
+    Fault { name: "another_step", guards: "step", run: counters::another_step },
+    Fault { name: "migrations_under_load", guards: "state", run: counters::migrations_under_load },
+    Fault { name: "a_row_that_does_not_match", guards: "own_ok", run: counters::a_row_that_does_not_match },
+    Fault { name: "deleted_and_created_again", guards: "tombstone", run: counters::deleted_and_created_again },
+    Fault { name: "given_back_behind_others", guards: "give_back,mark", run: nodes::given_back_behind_others },
+    Fault { name: "stopped_and_continued", guards: "", run: nodes::stopped_and_continued },
+    Fault { name: "many_at_once", guards: "cursor", run: nodes::many_at_once },
+    Fault { name: "a_cache_in_front", guards: "no_store", run: nodes::a_cache_in_front },
+    Fault { name: "another_store", guards: "store", run: stores::another_store },
+    Fault {
+        name: "the_socket_of_another_server",
+        guards: "configured_server,store",
+        run: stores::the_socket_of_another_server,
+    },
+    Fault { name: "killed_on_the_embedded_store", guards: "commit", run: stores::killed_on_the_embedded_store },
+];

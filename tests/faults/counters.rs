@@ -1,0 +1,196 @@
+//! Counters that are not where they should be.
+
+use std::time::Duration;
+
+use crate::rig::{LAYOUTS, Layout, Outcome, Run, command, mark};
+use crate::support::checker::Checker;
+use crate::support::database::{Database, Flavor};
+use crate::support::http::{load, load_of, load_until_gone};
+use crate::support::server::{Server, eventually};
+use crate::support::sql;
+
+const FLAVORS: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
+
+/// Ids alone: that it refuses is what a guard is for.
+fn ids(checker: &Checker) -> Checker {
+    let mut only = Checker::default();
+    only.add(checker.ids().iter().copied());
+    only
+}
+
+/// A restored backup under running nodes, again and again; in between a person does what the nodes ask for.
+pub fn rewind_under_load(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    for flavor in FLAVORS {
+        for layout in LAYOUTS {
+            let database = Database::start(flavor);
+            let setups = [run.node_on(&database, layout), run.node_on(&database, layout)];
+            let nodes = setups.each_ref().map(super::rig::start);
+            let ports = nodes.each_ref().map(Server::port);
+            // What each database counts is its own.
+            let mut all = load(&ports, 8, 20_000);
+            for _ in 0..run.rounds(5, 1) {
+                outcome.rounds += 1;
+                sql(&database, layout.rewind());
+                if !run.is_guarded() {
+                    all.merge(load(&ports, 8, 40_000));
+                    continue;
+                }
+                eventually("they find out", || {
+                    all.merge(ids(&load(&ports, 8, 400)));
+                    nodes.iter().all(|node| node.get("/readyz").body.contains("went back")).then_some(())
+                });
+                let past = nodes.iter().map(mark).max().expect("there are nodes");
+                command(&setups[0], &format!("fence default --past {past} --yes"));
+                eventually("they go on", || {
+                    all.merge(ids(&load(&ports, 8, 400)));
+                    nodes.iter().all(|node| !node.get("/readyz").body.contains("leasing fails")).then_some(())
+                });
+                all.merge(load(&ports, 8, 10_000));
+            }
+            outcome.take_in(all);
+        }
+    }
+    outcome
+}
+
+/// A restored backup while a node that remembers is down.
+pub fn rewind_across_a_restart(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    for layout in LAYOUTS {
+        let database = Database::start(Flavor::MariaDb);
+        let setup = run.node_on(&database, layout);
+        let mut all = Checker::default();
+        for _ in 0..run.rounds(5, 1) {
+            outcome.rounds += 1;
+            let server = super::rig::start(&setup);
+            all.merge(load(&[server.port()], 4, 5_000));
+            let past = mark(&server);
+            // Its memory is written once a second.
+            std::thread::sleep(Duration::from_millis(2_500));
+            drop(server);
+            sql(&database, layout.rewind());
+            let server = setup.start();
+            if run.is_guarded() {
+                eventually("it finds out", || server.get("/readyz").body.contains("went back").then_some(()));
+                command(&setup, &format!("fence default --past {past} --yes"));
+            }
+            server.wait_until_ready();
+            all.merge(load(&[server.port()], 4, 5_000));
+        }
+        outcome.take_in(all);
+    }
+    outcome
+}
+
+/// A node with another step beside one that leases.
+pub fn another_step(run: &Run) -> Outcome {
+    let mut outcome = Outcome { rounds: 1, ..Outcome::default() };
+    let database = Database::start(Flavor::MariaDb);
+    let setups = [run.node_on(&database, Layout::Ticket), run.node_on(&database, Layout::Ticket)];
+    let one = super::rig::start(&setups[0]);
+    let mut all = load(&[one.port()], 4, 20_000);
+    let [_, other] = setups;
+    let other = other.env("SEQSVR_STEP", "10");
+    if run.is_guarded() {
+        let (code, output) = other.run(&[]);
+        assert_eq!(code, 78, "{output}");
+        assert!(output.contains("step 100") && output.contains("says step 10"), "both values are named: {output}");
+        all.merge(load(&[one.port()], 4, 5_000));
+    } else {
+        let other = super::rig::start(&other);
+        all.merge(load(&[one.port(), other.port()], 8, 20_000));
+    }
+    outcome.take_in(all);
+    outcome
+}
+
+/// The step is migrated to and fro, while nodes with the one and with the other lease.
+pub fn migrations_under_load(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    let database = Database::start(Flavor::MariaDb);
+    // Each INSERT comes a while after the look before it, so that migrations fall in between.
+    let node = |step: &str| {
+        run.node_on(&database, Layout::Ticket)
+            .env("SEQSVR_STEP", step)
+            .env("SEQSVR_REFILL__MAX_BLOCK", "1000")
+            .env("SEQSVR_LIMITS__WAIT", "100ms")
+            .env("FAILPOINTS", "ticket-inserts=sleep(20)")
+    };
+    let setups = [node("100"), node("90"), node("100"), node("90")];
+    let mut servers = Vec::new();
+    for (number, setup) in setups.iter().enumerate() {
+        if number > 0 {
+            // A node with another step ends before its first lease.
+            command(&setups[0], &format!("migrate --step {} --yes", [100, 90][number % 2]));
+        }
+        servers.push(super::rig::start(setup));
+    }
+    let ports: Vec<u16> = servers.iter().map(Server::port).collect();
+    let rounds = run.rounds(100, 8);
+    let all = std::thread::scope(|scope| {
+        let load = scope.spawn(|| load_until_gone(&ports, 8));
+        for round in 0..rounds {
+            command(&setups[0], &format!("migrate --step {} --yes", [100, 90][usize::from(round % 2 == 1)]));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        servers.iter_mut().for_each(Server::kill);
+        load.join().expect("the load's thread")
+    });
+    outcome.rounds = rounds;
+    outcome.take_in(ids(&all));
+    outcome
+}
+
+/// A lease that matches no row, right after one that did: there is no id left.
+pub fn a_row_that_does_not_match(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    for flavor in FLAVORS {
+        let database = Database::start(flavor);
+        let setup = run.node_on(&database, Layout::Counter).env("SEQSVR_REFILL__MAX_BLOCK", "10");
+        let server = super::rig::start(&setup);
+        let mut all = Checker::default();
+        for round in 0..run.rounds(20, 3) {
+            outcome.rounds += 1;
+            let name = format!("short{round}");
+            command(&setup, &format!("sequence create {name} --step 10 --max-id 95"));
+            let path = format!("/new/{name}");
+            let got = load_of(&path, &[server.port()], 2, 150);
+            // Each sequence counts for itself.
+            all.add(got.ids().iter().map(|id| id + round * 1_000));
+            if run.is_guarded() {
+                assert_eq!((got.ids().len(), server.get(&path).status), (95, 507), "{flavor:?}");
+            }
+        }
+        outcome.take_in(all);
+    }
+    outcome
+}
+
+/// A sequence is deleted and created again, while another node holds ids of it.
+pub fn deleted_and_created_again(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    for flavor in FLAVORS {
+        let database = Database::start(flavor);
+        let setups = [run.node_on(&database, Layout::Counter), run.node_on(&database, Layout::Counter)];
+        let nodes = setups.each_ref().map(super::rig::start);
+        command(&setups[0], "sequence create orders --step 100");
+        let mut all = Checker::default();
+        for _ in 0..run.rounds(20, 3) {
+            outcome.rounds += 1;
+            for node in &nodes {
+                all.merge(ids(&load_of("/new/orders", &[node.port()], 2, 500)));
+            }
+            // The switch is in the process that writes the row.
+            command(&setups[0], "sequence delete orders --yes");
+            command(&setups[0], "sequence create orders --step 100");
+            let ports = nodes.each_ref().map(Server::port);
+            all.merge(ids(&load_of("/new/orders", &ports, 4, 500)));
+            eventually("they know it again", || {
+                nodes.iter().all(|node| node.get("/new/orders").status == 200).then_some(())
+            });
+        }
+        outcome.take_in(all);
+    }
+    outcome
+}

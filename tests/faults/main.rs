@@ -1,0 +1,51 @@
+//! The faults of docs/guarantees.md, each done for real to the built binary, short. `make torture` does the same in full, and
+//! with the guards off too.
+
+#[allow(dead_code)] // it is shared with tests/it, which uses the rest
+#[path = "../support/mod.rs"]
+mod support;
+
+mod all;
+mod counters;
+mod nodes;
+mod rig;
+mod stores;
+
+use rig::Run;
+
+fn short(name: &str) {
+    let fault = all::ALL.iter().find(|fault| fault.name == name).expect("it is in the list");
+    let outcome = (fault.run)(&Run { is_full: false, off: "" });
+    let verdict = outcome.checker.verdict();
+    println!("{name}: {} rounds, {verdict}", outcome.rounds);
+    assert!(verdict.ids > 0 && verdict.repeats == 0 && verdict.outside == 0, "{verdict:?}");
+    assert_eq!(verdict.errors, 0, "{verdict:?}");
+}
+
+macro_rules! tests {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { short(stringify!($name)) })*
+
+        #[test]
+        fn every_fault_has_a_test() {
+            let names: Vec<&str> = all::ALL.iter().map(|fault| fault.name).collect();
+            assert_eq!(names, [$(stringify!($name)),*]);
+        }
+    };
+}
+
+tests! {
+    rewind_under_load
+    rewind_across_a_restart
+    another_step
+    migrations_under_load
+    a_row_that_does_not_match
+    deleted_and_created_again
+    given_back_behind_others
+    stopped_and_continued
+    many_at_once
+    a_cache_in_front
+    another_store
+    the_socket_of_another_server
+    killed_on_the_embedded_store
+}
