@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use super::checker::Checker;
+use super::checker::{Checker, ids_in};
 
 /// Longer than any answer may take; a hang fails the test.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -13,6 +13,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// One keep-alive connection.
 pub struct Client {
     stream: BufReader<TcpStream>,
+    /// What was read of the last answer's body, and whether that is all of it.
+    body: Vec<u8>,
+    is_complete: bool,
 }
 
 /// An answer.
@@ -48,7 +51,7 @@ impl Client {
         let stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), TIMEOUT)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self { stream: BufReader::new(stream), body: Vec::new(), is_complete: false })
     }
 
     pub fn send(&mut self, method: &str, path: &str, headers: &str) -> std::io::Result<()> {
@@ -61,11 +64,13 @@ impl Client {
     }
 
     pub fn receive(&mut self, has_body: bool) -> std::io::Result<Response> {
+        self.body.clear();
+        self.is_complete = false;
         let closed = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(closed)?;
-        let (mut headers, mut length) = (Vec::new(), 0);
+        let (mut headers, mut length) = (Vec::new(), 0_u64);
         loop {
             line.clear();
             self.stream.read_line(&mut line)?;
@@ -75,9 +80,19 @@ impl Client {
             }
             headers.push((name.to_lowercase(), value.to_owned()));
         }
-        let mut body = vec![0; if has_body { length } else { 0 }];
-        self.stream.read_exact(&mut body)?;
-        Ok(Response { status, headers, body: String::from_utf8(body).expect("UTF-8") })
+        let length = if has_body { length } else { 0 };
+        // Unlike read_exact, it keeps what came before an error.
+        (&mut self.stream).take(length).read_to_end(&mut self.body)?;
+        if (self.body.len() as u64) < length {
+            return Err(closed());
+        }
+        self.is_complete = true;
+        Ok(Response { status, headers, body: String::from_utf8(self.body.clone()).expect("UTF-8") })
+    }
+
+    /// All ids of the last answer, as far as it came: also where its receiving failed.
+    pub fn last_ids(&self) -> Vec<u64> {
+        ids_in(&self.body, self.is_complete)
     }
 
     pub fn request(&mut self, method: &str, path: &str, headers: &str) -> Response {
@@ -99,24 +114,29 @@ pub fn get(port: u16, path: &str) -> Response {
     Client::connect(port).get(path)
 }
 
-/// `GET /new` over `connections` connections to `ports` in turn, until the servers are gone. An answer that is not an id is
-/// an error; a cut connection is the end.
+/// `GET /new` over `connections` connections to `ports` in turn, until the servers are gone. An answer without an id is an
+/// error; a cut connection is the end, and the ids that came before the cut count.
 pub fn load_until_gone(ports: &[u16], connections: usize) -> Checker {
     load_of_until_gone("/new", ports, connections)
 }
 
-/// As [`load_until_gone`], of `path`.
+/// As [`load_until_gone`], of `path`, which may ask for many ids.
 pub fn load_of_until_gone(path: &str, ports: &[u16], connections: usize) -> Checker {
     let one = |port: u16| {
         let mut checker = Checker::default();
         let Ok(mut client) = Client::try_connect(port) else { return checker };
-        while let Ok(response) = client.try_request("GET", path, "") {
-            match try_id(&response.body) {
-                Some(id) => checker.add([id]),
-                None => checker.error(format!("{response:?}")),
+        loop {
+            let result = client.try_request("GET", path, "");
+            let ids = client.last_ids();
+            match result {
+                Ok(response) if ids.is_empty() => checker.error(format!("{response:?}")),
+                Ok(_) => checker.add(ids),
+                Err(_) => {
+                    checker.add(ids);
+                    return checker;
+                }
             }
         }
-        checker
     };
     at_once(ports, connections, &one)
 }
@@ -140,7 +160,7 @@ pub fn load(ports: &[u16], connections: usize, requests: i64) -> Checker {
     load_of("/new", ports, connections, requests)
 }
 
-/// As [`load`], of `path`.
+/// As [`load`], of `path`, which may ask for many ids.
 pub fn load_of(path: &str, ports: &[u16], connections: usize, requests: i64) -> Checker {
     let left = AtomicI64::new(requests);
     let one = |port: u16| {
@@ -148,22 +168,43 @@ pub fn load_of(path: &str, ports: &[u16], connections: usize, requests: i64) -> 
         let mut client = Client::connect(port);
         let mut last = 0;
         while left.fetch_sub(1, Ordering::Relaxed) > 0 {
-            match client.try_request("GET", path, "") {
-                Ok(response) => match try_id(&response.body) {
-                    Some(id) => {
-                        assert!(id > last, "{id} after {last} on one connection");
-                        last = id;
-                        checker.add([id]);
-                    }
-                    None => checker.error(format!("{response:?}")),
-                },
+            let result = client.try_request("GET", path, "");
+            let ids = client.last_ids();
+            match result {
+                Ok(response) if ids.is_empty() => checker.error(format!("{response:?}")),
+                Ok(_) => {}
                 Err(error) => {
                     checker.error(error.to_string());
                     client = Client::connect(port);
                 }
             }
+            for id in &ids {
+                assert!(*id > last, "{id} after {last} on one connection");
+                last = *id;
+            }
+            checker.add(ids);
         }
         checker
     };
     at_once(ports, connections, &one)
+}
+
+#[test]
+fn ids_of_an_answer_that_is_cut_count() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = r#"{"code":0,"msg":"ok","data":{"ids":[101,102,103]}}"#;
+    let cut = answer.find("103").unwrap() + 2;
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        for body in [answer, &answer[..cut]] {
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            assert!(request.any(|line| line.is_empty()));
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", answer.len()).unwrap();
+        }
+    });
+    let checker = load_of_until_gone("/new?count=3", &[port], 1);
+    server.join().unwrap();
+    assert_eq!(checker.ids(), [101, 102, 103, 101, 102]);
+    assert_eq!((checker.verdict().repeats, checker.verdict().errors), (2, 0));
 }

@@ -4,6 +4,7 @@ pub mod checker;
 pub mod database;
 pub mod http;
 pub mod proxy;
+pub mod replica;
 pub mod server;
 
 use database::Database;

@@ -1,10 +1,11 @@
-//! A TCP proxy between a server under test and its database. It makes the database far away.
+//! A TCP proxy between a server under test and its database. It makes the database far away, slow, silent or cut off.
 //!
 //! What always holds:
 //!
 //! - Bytes come out as they went in, in their order, each way.
 //! - What the client sends is handed on when its delay is over, counted from its arrival: chunks behind each other wait
 //!   side by side, not one after the other.
+//! - Each fault can be switched while connections are open, and holds for them too.
 //! - Nothing is left running after the drop.
 
 // Every test file that has this module compiles it anew, and few use all of it.
@@ -14,16 +15,31 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+#[cfg(test)]
+mod test;
+
 /// How much is read at a time, and how many such chunks wait for their time on one connection; then the client's sending
 /// is held up.
 const CHUNK: usize = 16 << 10;
 const CHUNKS_WAITING: usize = 1024;
+
+/// A throttled direction hands on this many pieces a second, or one byte at a time.
+const PIECES: u64 = 20;
+
+/// Whose bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// From the client to the server.
+    Client,
+    /// From the server to the client.
+    Server,
+}
 
 /// A running proxy.
 pub struct Proxy {
@@ -34,24 +50,48 @@ pub struct Proxy {
 
 struct Shared {
     target: SocketAddr,
-    /// In nanoseconds. Relaxed, like the bytes: nothing else is read through them.
+    /// In nanoseconds. Relaxed, like the others: nothing else is read through them.
     delay: AtomicU64,
-    bytes: AtomicU64,
-    connections: Mutex<Connections>,
+    /// In bytes a second, 0 for no limit.
+    rate: AtomicU64,
+    client_bytes: AtomicU64,
+    server_bytes: AtomicU64,
+    state: Mutex<State>,
 }
 
-/// The connections that are open, so that the end can shut them.
 #[derive(Default)]
-struct Connections {
+struct State {
     is_closed: bool,
+    is_black_hole: bool,
+    cut: Option<Cut>,
+    is_cut: bool,
     made: u64,
-    open: HashMap<u64, Pair>,
+    /// The connections that are open, so that the end can shut them.
+    open: HashMap<u64, Arc<Line>>,
 }
 
-/// Both sides of one connection.
-struct Pair {
+/// An armed cut.
+struct Cut {
+    from: Side,
+    /// How many bytes may still pass.
+    left: u64,
+}
+
+/// One connection.
+struct Line {
     client: TcpStream,
-    server: TcpStream,
+    /// None where it was made into the black hole.
+    server: Option<TcpStream>,
+    /// It was there while the black hole was: nothing passes any more.
+    is_silent: AtomicBool,
+}
+
+/// What may happen to bytes that are next.
+enum Passage {
+    Free(usize),
+    /// So many pass, then the connection is cut.
+    Cut(usize),
+    Swallowed,
 }
 
 impl Proxy {
@@ -62,8 +102,10 @@ impl Proxy {
         let shared = Arc::new(Shared {
             target: (Ipv4Addr::LOCALHOST, target_port).into(),
             delay: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            connections: Mutex::default(),
+            rate: AtomicU64::new(0),
+            client_bytes: AtomicU64::new(0),
+            server_bytes: AtomicU64::new(0),
+            state: Mutex::default(),
         });
         let for_acceptor = shared.clone();
         let acceptor = thread::spawn(move || accept(&listener, &for_acceptor));
@@ -80,18 +122,61 @@ impl Proxy {
         self.shared.delay.store(nanoseconds, Ordering::Relaxed);
     }
 
+    /// Swallows what either side sends: connections stay open and new ones are accepted, and nothing comes, not even the
+    /// other side's end. Switched off again, *new* connections work; those that were there stay silent until their
+    /// client closes them, for bytes of theirs are lost.
+    pub fn set_black_hole(&self, is_on: bool) {
+        let mut state = self.shared.state();
+        state.is_black_hole = is_on;
+        if is_on {
+            state.open.values().for_each(|line| line.is_silent.store(true, Ordering::Relaxed));
+        }
+    }
+
+    /// Arms one cut: counted from now on and over all connections, after exactly `bytes` more bytes of `from` were handed on,
+    /// the connection that carried the last of them is closed, both ways, and nothing more of it passes. 0 is before the
+    /// next byte. Then all is as before; an armed cut that has not happened is replaced.
+    pub fn cut_after(&self, from: Side, bytes: u64) {
+        let mut state = self.shared.state();
+        state.cut = Some(Cut { from, left: bytes });
+        state.is_cut = false;
+    }
+
+    /// Whether the cut that was armed last has happened.
+    pub fn is_cut(&self) -> bool {
+        self.shared.state().is_cut
+    }
+
+    /// Limits each direction of each connection.
+    pub fn throttle(&self, bytes_per_second: Option<u64>) {
+        assert_ne!(bytes_per_second, Some(0), "for nothing at all there is the black hole");
+        self.shared.rate.store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.shared.state().open.len()
+    }
+
     /// How many bytes went through, both ways together.
     pub fn bytes(&self) -> u64 {
-        self.shared.bytes.load(Ordering::Relaxed)
+        let (client, server) = self.counted();
+        client + server
+    }
+
+    /// How many bytes of the clients went through, and how many of the servers.
+    pub fn counted(&self) -> (u64, u64) {
+        let shared = &self.shared;
+        (shared.client_bytes.load(Ordering::Relaxed), shared.server_bytes.load(Ordering::Relaxed))
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         {
-            let mut connections = self.shared.connections();
-            connections.is_closed = true;
-            connections.open.values().for_each(Pair::shut);
+            let mut state = self.shared.state();
+            state.is_closed = true;
+            state.open.values().for_each(|line| line.shut());
         }
         // Wakes the acceptor, which then sees that it is over.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
@@ -102,39 +187,49 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Passes on what comes from `client` until either side ends it.
-    fn serve(&self, client: &TcpStream) -> io::Result<()> {
+    fn serve(&self, client: TcpStream) -> io::Result<()> {
+        let is_black_hole = self.state().is_black_hole;
         // A database that is away: the client sees its connection closed.
-        let server = TcpStream::connect(self.target)?;
-        for stream in [client, &server] {
+        let server = (!is_black_hole).then(|| TcpStream::connect(self.target)).transpose()?;
+        for stream in [Some(&client), server.as_ref()].into_iter().flatten() {
             stream.set_nodelay(true)?;
         }
-        let Some(number) = self.register(Pair { client: client.try_clone()?, server: server.try_clone()? }) else {
+        let line = Arc::new(Line { client, server, is_silent: AtomicBool::new(is_black_hole) });
+        let Some(number) = self.register(&line) else {
             return Ok(());
         };
-        let (chunks, due) = mpsc::sync_channel(CHUNKS_WAITING);
-        thread::scope(|scope| {
-            scope.spawn(|| self.receive(client, chunks));
-            scope.spawn(|| self.hand_on(due, &server));
-            self.copy_back(&server, client);
-        });
-        self.connections().open.remove(&number);
+        if let Some(server) = &line.server {
+            let (chunks, due) = mpsc::sync_channel(CHUNKS_WAITING);
+            thread::scope(|scope| {
+                scope.spawn(|| self.receive(&line.client, chunks));
+                scope.spawn(|| self.hand_on(due, &line, server));
+                self.copy_back(&line, server);
+            });
+        } else {
+            while let Ok(1..) = (&line.client).read(&mut [0; 1024]) {}
+        }
+        self.state().open.remove(&number);
         Ok(())
     }
 
     /// Notes an open connection; `None` if all is over.
-    fn register(&self, pair: Pair) -> Option<u64> {
-        let mut connections = self.connections();
-        if connections.is_closed {
+    fn register(&self, line: &Arc<Line>) -> Option<u64> {
+        let mut state = self.state();
+        if state.is_closed {
             return None;
         }
-        connections.made += 1;
-        let number = connections.made;
-        connections.open.insert(number, pair);
+        // It may have opened since this one was accepted.
+        if state.is_black_hole {
+            line.is_silent.store(true, Ordering::Relaxed);
+        }
+        state.made += 1;
+        let number = state.made;
+        state.open.insert(number, line.clone());
         Some(number)
     }
 
@@ -152,65 +247,116 @@ impl Shared {
     }
 
     /// Client to server, second half.
-    fn hand_on(&self, chunks: Receiver<(Instant, Vec<u8>)>, mut server: &TcpStream) {
+    fn hand_on(&self, chunks: Receiver<(Instant, Vec<u8>)>, line: &Line, server: &TcpStream) {
         sharpen_sleep();
         for (due, chunk) in chunks {
             sleep_until(due);
-            self.count(chunk.len());
-            if server.write_all(&chunk).is_err() {
+            if self.pass(line, Side::Client, &chunk, server).is_err() {
                 break;
             }
         }
-        let _ = server.shutdown(Shutdown::Write);
+        if line.is_silent() {
+            line.shut();
+        } else {
+            let _ = server.shutdown(Shutdown::Write);
+        }
     }
 
-    /// Server to client. When the server has ended, so does the connection.
-    fn copy_back(&self, mut server: &TcpStream, mut client: &TcpStream) {
+    /// Server to client. When the server has ended, so does the connection, unless the client must not notice.
+    fn copy_back(&self, line: &Line, mut server: &TcpStream) {
         let mut buffer = vec![0; CHUNK];
         while let Ok(read @ 1..) = server.read(&mut buffer) {
-            self.count(read);
-            if client.write_all(&buffer[..read]).is_err() {
+            if self.pass(line, Side::Server, &buffer[..read], &line.client).is_err() {
                 break;
             }
         }
-        shut(client);
-        shut(server);
+        if !line.is_silent() {
+            line.shut();
+        }
+    }
+
+    /// Hands `bytes` on as far as the faults let them; an error when that was the connection's end.
+    fn pass(&self, line: &Line, from: Side, mut bytes: &[u8], mut to: &TcpStream) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let rate = self.rate.load(Ordering::Relaxed);
+            let piece = if rate == 0 { u64::MAX } else { (rate / PIECES).max(1) };
+            let wanted = bytes.len().min(usize::try_from(piece).unwrap_or(usize::MAX));
+            let passage = self.state().passage(line, from, wanted);
+            let (Passage::Free(passing) | Passage::Cut(passing)) = passage else { return Ok(()) };
+            let (passed, rest) = bytes.split_at(passing);
+            self.count(from, passing);
+            to.write_all(passed)?;
+            bytes = rest;
+            if let Passage::Cut(_) = passage {
+                line.shut();
+                self.state().is_cut = true;
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            if rate > 0 {
+                thread::sleep(Duration::from_secs(1).mul_f64(passing as f64 / rate as f64));
+            }
+        }
+        Ok(())
     }
 
     /// Before they are sent: who got them finds them counted.
-    fn count(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    fn count(&self, from: Side, bytes: usize) {
+        let counter = match from {
+            Side::Client => &self.client_bytes,
+            Side::Server => &self.server_bytes,
+        };
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
-impl Pair {
+impl State {
+    /// What happens to the next `wanted` bytes of `from`; counted as passed if it is that.
+    fn passage(&mut self, line: &Line, from: Side, wanted: usize) -> Passage {
+        if line.is_silent() {
+            return Passage::Swallowed;
+        }
+        let Some(cut) = self.cut.as_mut().filter(|cut| cut.from == from) else {
+            return Passage::Free(wanted);
+        };
+        let passing = wanted.min(usize::try_from(cut.left).unwrap_or(usize::MAX));
+        cut.left -= passing as u64;
+        if cut.left > 0 {
+            return Passage::Free(passing);
+        }
+        self.cut = None;
+        Passage::Cut(passing)
+    }
+}
+
+impl Line {
+    fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
+    }
+
     fn shut(&self) {
-        shut(&self.client);
-        shut(&self.server);
+        for stream in [Some(&self.client), self.server.as_ref()].into_iter().flatten() {
+            // It fails where the other side has gone already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     for client in listener.incoming() {
-        if shared.connections().is_closed {
+        if shared.state().is_closed {
             break;
         }
         threads.retain(|thread| !thread.is_finished());
         if let Ok(client) = client {
             let shared = shared.clone();
             // What fails here ends this connection, and both sides see that.
-            threads.push(thread::spawn(move || drop(shared.serve(&client))));
+            threads.push(thread::spawn(move || drop(shared.serve(client))));
         }
     }
     for thread in threads {
         let _ = thread.join();
     }
-}
-
-fn shut(stream: &TcpStream) {
-    // It fails where the other side has gone already.
-    let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// Sleeps until `due`; not at all if that is past.
@@ -228,61 +374,4 @@ pub fn sharpen_sleep() {
     if let Some(id) = thread.file_name() {
         let _ = fs::write(std::path::Path::new("/proc").join(id).join("timerslack_ns"), "1");
     }
-}
-
-/// A server that sends back what it gets, for one connection.
-#[cfg(test)]
-fn start_echo() -> (u16, JoinHandle<()>) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let echo = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut buffer = [0; 1024];
-        while let Ok(read @ 1..) = stream.read(&mut buffer) {
-            stream.write_all(&buffer[..read]).unwrap();
-        }
-    });
-    (port, echo)
-}
-
-#[test]
-fn a_round_trip_takes_longer_by_the_delay_and_chunks_keep_their_order() {
-    let (port, echo) = start_echo();
-    let proxy = Proxy::start(port);
-    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
-    client.set_nodelay(true).unwrap();
-    // The shortest of many, which a busy machine does not lengthen.
-    let mut shortest = |delay: Duration| {
-        proxy.set_delay(delay);
-        let round_trip = || {
-            let sent = Instant::now();
-            client.write_all(b"x").unwrap();
-            client.read_exact(&mut [0]).unwrap();
-            sent.elapsed()
-        };
-        std::iter::repeat_with(round_trip).take(50).min().unwrap()
-    };
-    let near = shortest(Duration::ZERO);
-    let delay = Duration::from_micros(100);
-    let far = shortest(delay);
-    assert!(far >= delay && far < near + delay * 2, "{far:?}, without the delay {near:?}");
-
-    let (chunks, delay) = (20_u8, Duration::from_millis(100));
-    proxy.set_delay(delay);
-    let first = Instant::now();
-    for chunk in 0..chunks {
-        client.write_all(&[chunk]).unwrap();
-        thread::sleep(Duration::from_millis(2));
-    }
-    let mut got = vec![0; chunks.into()];
-    client.read_exact(&mut got).unwrap();
-    assert_eq!(got, (0..chunks).collect::<Vec<_>>());
-    let took = first.elapsed();
-    assert!(took >= delay && took < delay * u32::from(chunks) / 2, "the delays add up: {took:?}");
-    assert_eq!(proxy.bytes(), 2 * (2 * 50 + u64::from(chunks)));
-
-    drop(proxy);
-    assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)), "it ends with the proxy");
-    echo.join().unwrap();
 }

@@ -1,5 +1,8 @@
 //! The built binary, started in a folder of its own on a free port.
 
+// Every test file that has this module compiles it anew, and few use all of it.
+#![allow(dead_code)]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -187,6 +190,12 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// The blocks that it has leased, half-open, each with its sequence. It tells them at the log's level debug only, before the
+    /// first id of each.
+    pub fn leased(&self) -> Vec<(String, u64, u64)> {
+        self.log().lines().filter_map(leased_in).collect()
+    }
+
     pub fn get(&self, path: &str) -> Response {
         http::get(self.port, path)
     }
@@ -282,6 +291,26 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The block that a line of the log tells of.
+fn leased_in(line: &str) -> Option<(String, u64, u64)> {
+    let (_, block) = line.split_once("leased sequence=")?;
+    let mut words = block.split_whitespace();
+    let sequence = words.next()?.to_owned();
+    let start = words.next()?.strip_prefix("start=")?.parse().ok()?;
+    let end = words.next()?.strip_prefix("end=")?.parse().ok()?;
+    Some((sequence, start, end))
+}
+
+#[test]
+fn leased_blocks_are_found_in_the_log() {
+    let line = "2026-01-31T12:00:00.000001Z DEBUG seqsvr::refill: leased sequence=orders:eu.1 start=101 end=201 held=0";
+    assert_eq!(leased_in(line), Some(("orders:eu.1".to_owned(), 101, 201)));
+    let largest = format!("leased sequence=default start=1 end={}", u64::MAX);
+    assert_eq!(leased_in(&largest), Some(("default".to_owned(), 1, u64::MAX)));
+    assert_eq!(leased_in("INFO leased sequence=default start=101"), None);
+    assert_eq!(leased_in("INFO no more ids are leased"), None);
 }
 
 fn wait(child: &mut Child) -> Option<ExitStatus> {
