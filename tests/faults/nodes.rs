@@ -6,9 +6,8 @@ use std::process::{Child, Command, Stdio};
 use crate::rig::{LAYOUTS, Layout, Outcome, Run, mark, start};
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
-use crate::support::http::{load, load_until_gone};
+use crate::support::http::load;
 use crate::support::server::{Server, Setup, eventually};
-use crate::support::{sql, sql_value};
 
 /// A node stops while another leases behind it; then a new one comes, which remembers nothing.
 pub fn given_back_behind_others(run: &Run) -> Outcome {

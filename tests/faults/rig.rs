@@ -38,11 +38,7 @@ impl Outcome {
     /// range of their own.
     pub fn take_in(&mut self, store: Checker) {
         self.stores += 1;
-        let range = self.stores << 54;
-        let mut moved = Checker::default();
-        moved.add(store.ids().iter().map(|id| id + range));
-        store.errors().iter().for_each(|error| moved.error(error.clone()));
-        self.checker.merge(moved);
+        self.checker.merge(store.moved_by(self.stores << 54));
     }
 }
 

@@ -51,8 +51,11 @@ impl Checker {
         self.blocks.get_or_insert_default().extend(blocks);
     }
 
-    pub fn errors(&self) -> &[String] {
-        &self.errors
+    /// The same, with each id moved on: stores that count for themselves are told apart so.
+    pub fn moved_by(mut self, ids: u64) -> Self {
+        self.ids.iter_mut().for_each(|id| *id += ids);
+        self.blocks.iter_mut().flatten().for_each(|(start, end)| (*start, *end) = (*start + ids, *end + ids));
+        self
     }
 
     pub fn ids(&self) -> &[u64] {

@@ -49,7 +49,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    target: SocketAddr,
+    target: Mutex<SocketAddr>,
     /// In nanoseconds. Relaxed, like the others: nothing else is read through them.
     delay: AtomicU64,
     /// In bytes a second, 0 for no limit.
@@ -100,7 +100,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let shared = Arc::new(Shared {
-            target: (Ipv4Addr::LOCALHOST, target_port).into(),
+            target: Mutex::new((Ipv4Addr::LOCALHOST, target_port).into()),
             delay: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             client_bytes: AtomicU64::new(0),
@@ -114,6 +114,11 @@ impl Proxy {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Connects to another port from the next connection on, as a name does that leads to another server after a failover.
+    pub fn set_target(&self, port: u16) {
+        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = (Ipv4Addr::LOCALHOST, port).into();
     }
 
     /// Makes each round trip longer by `delay`, from the next chunk on.
@@ -187,6 +192,10 @@ impl Drop for Proxy {
 }
 
 impl Shared {
+    fn target(&self) -> SocketAddr {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,7 +204,7 @@ impl Shared {
     fn serve(&self, client: TcpStream) -> io::Result<()> {
         let is_black_hole = self.state().is_black_hole;
         // A database that is away: the client sees its connection closed.
-        let server = (!is_black_hole).then(|| TcpStream::connect(self.target)).transpose()?;
+        let server = (!is_black_hole).then(|| TcpStream::connect(self.target())).transpose()?;
         for stream in [Some(&client), server.as_ref()].into_iter().flatten() {
             stream.set_nodelay(true)?;
         }
