@@ -65,9 +65,9 @@ pub fn rewind_across_a_restart(run: &Run) -> Outcome {
             outcome.rounds += 1;
             let server = super::rig::start(&setup);
             all.merge(load(&[server.port()], 4, 5_000));
-            let past = mark(&server);
-            // Its memory is written once a second.
+            // Its memory is written once a second, and it may lease for a while.
             std::thread::sleep(Duration::from_millis(2_500));
+            let past = mark(&server);
             drop(server);
             sql(&database, layout.rewind());
             let server = setup.start();

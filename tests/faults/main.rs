@@ -17,7 +17,7 @@ fn short(name: &str) {
     let fault = all::ALL.iter().find(|fault| fault.name == name).expect("it is in the list");
     let outcome = (fault.run)(&Run { is_full: false, off: "" });
     let verdict = outcome.checker.verdict();
-    println!("{name}: {} rounds, {verdict}", outcome.rounds);
+    println!("{name} (guards {:?}): {} rounds, {verdict}, {:?} lost", fault.guards, outcome.rounds, outcome.lost);
     assert!(verdict.ids > 0 && verdict.repeats == 0 && verdict.outside == 0, "{verdict:?}");
     assert_eq!(verdict.errors, 0, "{verdict:?}");
 }

@@ -22,6 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
+#[cfg(test)]
 mod test;
 
 /// How much is read at a time, and how many such chunks wait for their time on one connection; then the client's sending
