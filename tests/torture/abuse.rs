@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::load::{Load, Pace, Phase, Plan, Requests, only_one};
-use crate::report::{Bound, Spread, Table, heading, short};
+use crate::report::{Bound, Spread, Table, heading};
 use crate::rig::{Layout, mariadb, node, seconds, start, times};
 
 /// What the well-behaved ask for a second, over so many connections: far from all that the machine can do, for what is
@@ -65,7 +65,7 @@ pub fn abuse() -> Vec<Bound> {
         let attack = Attack::start(server.port());
         load.run_phase(measured);
         most_memory = most_memory.max(server.resident());
-        attacks.add(attack.end());
+        attacks.add(&attack.end());
     }
     let mut outcome = load.finish();
 
@@ -108,7 +108,7 @@ struct Attacks {
 }
 
 impl Attacks {
-    fn add(&mut self, other: Self) {
+    fn add(&mut self, other: &Self) {
         self.held += other.held;
         self.unread += other.unread;
         self.refused += other.refused;
@@ -136,7 +136,7 @@ impl Attack {
         self.is_over.store(true, Ordering::Relaxed);
         let mut all = Attacks::default();
         for thread in self.threads {
-            all.add(thread.join().expect("an attacker's thread"));
+            all.add(&thread.join().expect("an attacker's thread"));
         }
         all
     }
