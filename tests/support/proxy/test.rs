@@ -174,9 +174,9 @@ fn a_cut_counts_over_all_connections_and_hits_the_one_that_carries_the_last_byte
     let proxy = start();
     let (mut first, mut second) = (connect(&proxy), connect(&proxy));
     proxy.cut_after(Side::Client, 8);
-    round_trip(&mut first, b"12345");
+    round_trip(&mut first, b"1234567");
     assert!(!proxy.is_cut());
-    second.write_all(b"678 and what is lost").unwrap();
+    second.write_all(b"8 and what is lost").unwrap();
     rest(&mut second);
     eventually("it is cut", || proxy.is_cut().then_some(()));
     assert_eq!(proxy.counted().0, 8);
