@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# Makes sure that the database servers the tests start are on this machine, and
-# prints their versions. When they are, it changes nothing and asks no network.
+# Makes sure that the database servers and tools the tests start are on this
+# machine, and prints their versions. When they are, it changes nothing and asks
+# no network.
 #
 #   MariaDB  mariadbd of the system; the package mariadb-server-core has the
 #            programs only, so no service starts on its account
 #   MySQL 9  no Debian release has it, unstable does: its packages and all their
 #            libraries, libc included, are unpacked into a cache folder and run
 #            from there by their own loader; the system isn't touched
+#   Galera   its library, and the scripts by which a node copies another's data;
+#            these are in mariadb-server, which would start a service, so both are
+#            unpacked into the cache folder
+#   others   nginx, rsync, lsof, ss, strace and libfaketime of the system
 #
 # The cache is ${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}; the
 # tests find MySQL by the same rule (tests/support/database.rs).
@@ -20,9 +25,12 @@ cache=${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}
 mkdir -p "$cache/mysql"
 cache=$(cd "$cache" && pwd)
 mysql_root=$cache/mysql/root
+galera_root=$cache/galera/root
+policy=/usr/sbin/policy-rc.d
 log=$cache/test-deps.log
 : >"$log"
 work=
+made_policy=
 
 finish() {
     local status=$?
@@ -31,6 +39,7 @@ finish() {
         tail -n 40 "$log" >&2
     fi
     if [[ -n $work ]]; then rm -rf "$work"; fi
+    if [[ -n $made_policy ]]; then rm -f "$policy"; fi
 }
 trap finish EXIT
 
@@ -141,6 +150,63 @@ END
     mv -T "$new" "$mysql_root"
 }
 
+# Prints the packages of the tools that are missing.
+missing_tools() {
+    local tool
+    for tool in nginx:nginx-light rsync:rsync lsof:lsof ss:iproute2 strace:strace; do
+        command -v "${tool%:*}" >/dev/null || echo "${tool#*:}"
+    done
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
+}
+
+install_tools() {
+    if [[ $EUID -ne 0 ]] || ! is_debian; then
+        die "these are missing, by the names of Debian's packages: $*"
+    fi
+    echo "test-deps: installing $*" >&2
+    # No service is to start: 101 is "not allowed".
+    if [[ ! -e $policy ]]; then
+        made_policy=yes
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    apt-get update >>"$log" 2>&1
+    apt-get install -y --no-install-recommends "$@" >>"$log" 2>&1
+    if [[ " $* " == *" nginx-light "* ]] && command -v systemctl >/dev/null; then
+        # Nor with the machine.
+        systemctl disable nginx.service >>"$log" 2>&1 || true
+    fi
+}
+
+has_galera() {
+    [[ -r $galera_root/lib/libgalera_smm.so && -x $galera_root/bin/wsrep_sst_rsync && -r $galera_root/bin/wsrep_sst_common ]]
+}
+
+install_galera() {
+    local deb
+    is_debian || die "Galera's library and scripts are missing, and this can fetch them on Debian only"
+    echo "test-deps: fetching Galera into $galera_root" >&2
+    mkdir -p "$cache/galera"
+    work=$(mktemp -d "$cache/galera/work.XXXXXX")
+    if [[ $EUID -eq 0 ]]; then apt-get update >>"$log" 2>&1; fi
+    # In a folder that apt's own user may not read: it then fetches as this one.
+    (cd "$work" && apt-get -o APT::Sandbox::User=root download galera-4 mariadb-server >>"$log" 2>&1)
+    for deb in "$work"/*.deb; do
+        dpkg -x "$deb" "$work/unpacked" >>"$log" 2>&1
+    done
+    mkdir -p "$work/root/lib" "$work/root/bin"
+    cp "$work/unpacked/usr/lib/libgalera_smm.so" "$work/root/lib/"
+    cp "$work"/unpacked/usr/bin/wsrep_sst_{common,rsync} "$work/root/bin/"
+    # Started by root, rsync's daemon would become nobody, who may not write the data.
+    # shellcheck disable=SC2016 # the $(...) are the script's own
+    sed -i 's/^read only = no$/&\nuid = $(id -u)\ngid = $(id -g)/' "$work/root/bin/wsrep_sst_rsync"
+    grep -q '^uid = ' "$work/root/bin/wsrep_sst_rsync" || die "wsrep_sst_rsync is not what it was"
+    rm -rf "$galera_root"
+    mv -T "$work/root" "$galera_root"
+    rm -rf "$work"
+    work=
+}
+
 if ! command -v mariadbd >/dev/null || ! command -v mariadb-install-db >/dev/null; then
     install_mariadb
 fi
@@ -153,3 +219,14 @@ if ! version=$(mysql_version); then
     version=$(mysql_version) || die "$mysql_root/usr/sbin/mysqld doesn't run"
 fi
 echo "mysqld $version ($mysql_root/usr/sbin/mysqld)"
+
+has_galera || install_galera
+echo "galera ($galera_root)"
+
+mapfile -t tools < <(missing_tools)
+if [[ ${#tools[@]} -gt 0 ]]; then
+    install_tools "${tools[@]}"
+    mapfile -t tools < <(missing_tools)
+    [[ ${#tools[@]} -eq 0 ]] || die "still missing: ${tools[*]}"
+fi
+echo "tools: nginx rsync lsof ss strace libfaketime"

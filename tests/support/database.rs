@@ -60,6 +60,8 @@ pub enum Flavor {
 pub struct Database {
     installation: &'static Installation,
     args: Vec<String>,
+    /// Where the server looks for programs, instead of where this process does.
+    path: Option<OsString>,
     port: u16,
     socket: PathBuf,
     // The server, while it runs.
@@ -88,6 +90,11 @@ impl Database {
     ///
     /// Like [`Database::start`].
     pub fn start_with(flavor: Flavor, args: &[&str]) -> Self {
+        Self::start_in(flavor, args, None)
+    }
+
+    /// Like [`Database::start_with`], with `path` as the server's PATH.
+    pub(super) fn start_in(flavor: Flavor, args: &[&str], path: Option<OsString>) -> Self {
         let installation = Installation::of(flavor);
         // In /tmp even where TMPDIR says otherwise: a socket's path has at most 107 bytes.
         let folder = tempfile::Builder::new()
@@ -98,6 +105,7 @@ impl Database {
         let mut database = Self {
             installation,
             args: args.iter().map(ToString::to_string).collect(),
+            path,
             port: 0,
             socket: folder.path().join("sock"),
             child: None,
@@ -137,6 +145,11 @@ impl Database {
             let _ = child.kill();
             child.wait().expect("can't wait for the database's end");
         }
+    }
+
+    /// Leaves an argument out from the next restart on.
+    pub(super) fn forget_arg(&mut self, arg: &str) {
+        self.args.retain(|known| known != arg);
     }
 
     /// Starts the server again on the same data, port and socket, after a
@@ -188,6 +201,9 @@ impl Database {
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])
             .args(self.installation.run_args())
             .args(&self.args);
+        if let Some(path) = &self.path {
+            command.env("PATH", path);
+        }
         log_to(&mut command, &log);
         self.child = Some(spawn(command).expect("can't start the database"));
 
@@ -276,7 +292,7 @@ impl Installation {
         let (program, root) = match flavor {
             Flavor::MariaDb => (vec![system_program("mariadbd").into()], PathBuf::new()),
             Flavor::MySql9 => {
-                let root = mysql_root();
+                let root = unpacked("mysql");
                 let loader = loader_of(&root);
                 let libraries = loader.parent().expect("a file has a folder").to_owned();
                 // Its own loader and libraries, for it is built for a newer libc than the
@@ -438,14 +454,14 @@ fn system_program(name: &str) -> PathBuf {
         .unwrap_or_else(|| missing(name))
 }
 
-/// The folder into which `scripts/test-deps.sh` unpacks `MySQL`, by that script's rule.
-fn mysql_root() -> PathBuf {
+/// The folder into which `scripts/test-deps.sh` unpacks what is `of` one make, by that script's rule.
+pub(super) fn unpacked(of: &str) -> PathBuf {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("SEQSVR_TEST_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("seqsvr")))
         .or_else(|| set("HOME").map(|home| home.join(".cache/seqsvr")))
         .unwrap_or_else(|| missing("HOME is not set"));
-    let root = cache.join("mysql/root");
+    let root = cache.join(of).join("root");
     // Absolute, as servers change their working directory.
     root.canonicalize().unwrap_or_else(|error| missing(&format!("{}: {error}", root.display())))
 }
@@ -474,7 +490,7 @@ fn path_arg(option: &str, path: &Path) -> OsString {
     arg
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("no free port").port()
 }
 

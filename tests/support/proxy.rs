@@ -302,8 +302,9 @@ impl Shared {
                 self.state().is_cut = true;
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            if rate > 0 {
-                thread::sleep(Duration::from_secs(1).mul_f64(passing as f64 / rate as f64));
+            // The time that they take; none without a limit.
+            if let Some(micros) = (passing as u64 * 1_000_000).checked_div(rate) {
+                thread::sleep(Duration::from_micros(micros));
             }
         }
         Ok(())

@@ -53,17 +53,18 @@ impl Pair {
 
     /// Waits until the replica has applied all that the primary has committed by now.
     pub fn wait_until_caught_up(&self) {
+        // -1 is its time-out, and NULL that replication does not run (yet).
+        eventually("the replica has caught up", || (!["-1", "NULL"].contains(&&*self.catch_up())).then_some(()));
+    }
+
+    /// Waits for a second; the server's answer.
+    fn catch_up(&self) -> String {
         let (file, position) = coordinates(&self.primary, self.flavor);
         let wait = match self.flavor {
             Flavor::MariaDb => "MASTER_POS_WAIT",
             Flavor::MySql9 => "SOURCE_POS_WAIT",
         };
-        let query = format!("SELECT {wait}('{file}', {position}, 1)");
-        // -1 is its time-out, and NULL that replication does not run (yet).
-        eventually("the replica has caught up", || {
-            let answer = sql(&self.replica, &query)[0][0].clone();
-            (answer != "-1" && answer != "NULL").then_some(())
-        });
+        super::sql_value(&self.replica, &format!("SELECT {wait}('{file}', {position}, 1)"))
     }
 
     /// The replica neither receives nor applies any more: what the primary commits from now on is lost to it.
@@ -109,6 +110,7 @@ fn a_replica_follows_until_it_is_stopped_and_takes_writes_once_promoted() {
 
         pair.stop_replication();
         sql(&pair.primary, "INSERT INTO sequence.t VALUES (2)");
+        assert_eq!(pair.catch_up(), "NULL", "{flavor:?}: it does not follow");
         pair.promote();
         assert_eq!(is_read_only(), "0", "{flavor:?}");
         sql(&pair.replica, "INSERT INTO sequence.t VALUES (3)");

@@ -1,5 +1,8 @@
 //! Each fault, seen from a client and a server on both sides of it.
 
+// A binary that runs its own tests compiles this without the tests.
+#![allow(unused_imports)]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
@@ -139,14 +142,14 @@ fn a_black_hole_hides_the_servers_end() {
 #[test]
 fn a_cut_comes_after_exactly_so_many_bytes_and_once() {
     for from in [Side::Client, Side::Server] {
-        for bytes in 0..=6 {
+        for bytes in 0..=6_u8 {
             let proxy = start();
             let (mut other, mut client) = (connect(&proxy), connect(&proxy));
             round_trip(&mut other, b"other");
             round_trip(&mut client, b"before");
             let (of_client, of_server) = proxy.counted();
 
-            proxy.cut_after(from, bytes);
+            proxy.cut_after(from, bytes.into());
             assert!(!proxy.is_cut());
             client.write_all(b"123456").unwrap();
             let got = rest(&mut client);
@@ -154,8 +157,10 @@ fn a_cut_comes_after_exactly_so_many_bytes_and_once() {
             let counted = proxy.counted();
             match from {
                 // The echo of what came through may be cut off with it.
-                Side::Client => assert_eq!(counted.0 - of_client, bytes),
-                Side::Server => assert_eq!((counted.1 - of_server, got), (bytes, b"123456"[..bytes as usize].to_vec())),
+                Side::Client => assert_eq!(counted.0 - of_client, u64::from(bytes)),
+                Side::Server => {
+                    assert_eq!((counted.1 - of_server, got), (bytes.into(), b"123456"[..bytes.into()].to_vec()));
+                }
             }
             eventually("it is closed", || (proxy.connections() == 1).then_some(()));
             round_trip(&mut other, b"the others go on");
@@ -169,9 +174,9 @@ fn a_cut_counts_over_all_connections_and_hits_the_one_that_carries_the_last_byte
     let proxy = start();
     let (mut first, mut second) = (connect(&proxy), connect(&proxy));
     proxy.cut_after(Side::Client, 8);
-    round_trip(&mut first, b"12345");
+    round_trip(&mut first, b"1234567");
     assert!(!proxy.is_cut());
-    second.write_all(b"678 and what is lost").unwrap();
+    second.write_all(b"8 and what is lost").unwrap();
     rest(&mut second);
     eventually("it is cut", || proxy.is_cut().then_some(()));
     assert_eq!(proxy.counted().0, 8);
@@ -203,7 +208,9 @@ fn a_throttle_limits_both_directions_while_it_is_on() {
 fn open_connections_are_counted() {
     let proxy = start();
     let mut clients: Vec<_> = (0..3).map(|_| connect(&proxy)).collect();
-    clients.iter_mut().for_each(|client| round_trip(client, b"x"));
+    for client in &mut clients {
+        round_trip(client, b"x");
+    }
     assert_eq!(proxy.connections(), 3);
     clients.pop();
     eventually("one is closed", || (proxy.connections() == 2).then_some(()));
