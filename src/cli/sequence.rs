@@ -121,7 +121,7 @@ impl From<StoreError> for AppError {
 
 /// Runs `work` on the store that is configured. Only who makes a sequence (`may_make`) may make a store: what looks must not
 /// leave one behind where a host or a folder was mistyped.
-fn on_store<T>(
+pub(super) fn on_store<T>(
     config: &Config,
     may_make: bool,
     work: impl AsyncFnOnce(&dyn Catalog) -> Result<T, AppError>,
@@ -234,7 +234,7 @@ async fn list(store: &dyn Catalog, all: bool, json: bool) -> Result<(), AppError
 }
 
 /// Whoever closed the pipe has read enough.
-fn print(text: &str) -> Result<(), AppError> {
+pub(super) fn print(text: &str) -> Result<(), AppError> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(AppError::Failed(format!("printing: {error}"))),
         Err(_) => std::process::exit(0),

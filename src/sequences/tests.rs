@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::refill::policy::Policy;
 use crate::segment::Block;
 use crate::sequence::WaitLimits;
+use crate::store::finding::{Expected, Finding, Pruned};
 use crate::store::{BlockStore, Catalog, Change, Definition, ErrorKind, Leased, StoreError, Terms};
 
 #[derive(Default)]
@@ -84,6 +85,12 @@ impl Catalog for Counting {
     }
     async fn move_default(&self) -> Result<String, StoreError> {
         unreachable!("nobody moves here")
+    }
+    async fn examine(&self, _: Expected<'_>) -> Vec<Finding> {
+        unreachable!("nobody examines here")
+    }
+    async fn prune(&self, _: bool) -> Result<Pruned, StoreError> {
+        unreachable!("nobody prunes here")
     }
 }
 

@@ -14,6 +14,7 @@ use mysql_async::{Conn, OptsBuilder, Params, Pool, PoolConstraints, PoolOpts, Ss
 use tokio::time::timeout;
 
 use super::counter::Edit;
+use super::finding::{Expected, Finding, Pruned};
 use super::{BlockStore, Catalog, Change, Definition, ErrorKind, Leased, StoreError, Terms};
 use crate::config::{self, DatabaseHost, NewSequence, SslMode, Step};
 use crate::name::SequenceName;
@@ -22,6 +23,7 @@ use crate::segment::Block;
 
 mod counter;
 mod database;
+mod examine;
 mod move_default;
 mod ticket;
 
@@ -495,5 +497,13 @@ impl Catalog for MySql {
         let moved = self.move_default_on(&mut session, &opened).await;
         self.database.forget();
         moved
+    }
+
+    async fn examine(&self, expected: Expected<'_>) -> Vec<Finding> {
+        examine::examine(&self.server, expected).await
+    }
+
+    async fn prune(&self, dry_run: bool) -> Result<Pruned, StoreError> {
+        examine::prune(&self.server, dry_run).await
     }
 }

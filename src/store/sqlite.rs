@@ -14,11 +14,14 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
 
 use super::counter::{Edit, REGRESSED, Row, Verdict, stale};
+use super::finding::{Expected, Finding, Pruned};
 use super::{BlockStore, Catalog, Change, Definition, ErrorKind, Leased, StoreError, Terms};
 use crate::config::{NewSequence, Step};
 use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
+
+mod examine;
 
 const FILE: &str = "seqsvr.db";
 
@@ -199,6 +202,15 @@ impl Catalog for Sqlite {
             ErrorKind::Refused,
             "the embedded store has the counter layout alone: nothing is to be moved",
         ))
+    }
+
+    /// On this thread: nothing else waits for it.
+    async fn examine(&self, expected: Expected<'_>) -> Vec<Finding> {
+        examine::examine(&self.inner.file, expected)
+    }
+
+    async fn prune(&self, _dry_run: bool) -> Result<Pruned, StoreError> {
+        Err(StoreError::new(ErrorKind::Refused, "the embedded store keeps no rows of nodes: nothing is to be pruned"))
     }
 }
 

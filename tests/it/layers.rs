@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 9] = [
     &["store"],
     &["sequences", "sequence", "refill"],
     &["http"],
-    &["app"],
+    &["app", "doctor"],
     &["cli"],
 ];
 

@@ -8,6 +8,7 @@ mod support;
 
 mod bad_input;
 mod crash;
+mod doctor;
 mod embedded;
 mod http;
 mod layers;
