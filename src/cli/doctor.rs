@@ -41,7 +41,8 @@ fn sample(typed: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(config: &Config, arguments: Doctor) -> Result<ExitCode, AppError> {
-    // Read before the counters are: what a running server leases in between makes no mark too high.
+    // Read before the counters are: what a running server leases in between makes no mark too high. One that ends in between
+    // gives its tail back, and may look as if the counter went back: a second run tells.
     let remembered = Node::read(&config.data_dir);
     let node = remembered.as_ref().ok().and_then(Option::as_ref);
     on_store(config, false, async |store| {

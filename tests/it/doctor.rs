@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::database::{Database, Flavor};
-use crate::support::server::Setup;
+use crate::support::server::{Setup, eventually};
 use crate::support::{sql, sql_value};
 
 const FLAVORS: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
@@ -281,6 +281,43 @@ fn the_rate_is_what_the_counters_move_by() {
         // An average needs a day at least.
         sql(&database, "UPDATE sequence.seqsvr_sequence SET created_at = created_at - INTERVAL 100 DAY");
         doctor(&setup).has("capacity of orders", "ok", &["at the average since created_at"]);
+    }
+}
+
+#[test]
+fn a_primary_and_its_replica() {
+    for flavor in FLAVORS {
+        let start = |id: &str| Database::start_with(flavor, &["--log-bin=log", "--sync-binlog=1", id]);
+        let (primary, replica) = (start("--server-id=1"), start("--server-id=2"));
+        let setups = [&primary, &replica].map(Setup::seed);
+        doctor(&setups[0]).has("role", "ok", &["standalone"]);
+        doctor(&setups[0]).has("sync_binlog", "ok", &["1"]);
+        let port = primary.port();
+        let connect = match flavor {
+            Flavor::MariaDb => format!(
+                "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {port}, MASTER_USER = 'root'; START SLAVE"
+            ),
+            Flavor::MySql9 => format!(
+                "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port}, SOURCE_USER = 'root'; \
+                 START REPLICA"
+            ),
+        };
+        sql(&replica, &connect);
+        eventually("the replica connects", || {
+            let report = doctor(&setups[0]);
+            let row = report.rows().iter().find(|row| row["what"] == "role").unwrap();
+            (row["found"] == "primary, replicas: 1, asynchronous").then_some(())
+        });
+        doctor(&setups[0]).has(
+            "role",
+            "warn",
+            &["a failover may lose leases", "mysql.failover_skip", "semi-synchronous"],
+        );
+        doctor(&setups[1]).has("role", "warn", &["replica of 127.0.0.1 that takes writes"]);
+        sql(&replica, "SET GLOBAL read_only = 1");
+        doctor(&setups[1]).has("role", "fail", &["read-only replica of 127.0.0.1", "name the primary"]);
+        sql(&primary, "SET GLOBAL sync_binlog = 0");
+        doctor(&setups[0]).has("sync_binlog", "fail", &["power failure", "SET GLOBAL sync_binlog = 1"]);
     }
 }
 

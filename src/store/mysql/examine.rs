@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 
 use super::super::finding::{Expected, Finding};
-use super::{Identity, Server, Session, StoreError};
+use super::{ErrorKind, Identity, Server, Session, StoreError};
 
 mod counters;
 mod rows;
@@ -47,10 +47,11 @@ async fn look(server: &Server, expected: Expected<'_>, findings: &mut Vec<Findin
     findings.extend(tables.judge());
     let identity = match Identity::of(&mut session).await {
         Ok(identity) => identity,
-        Err(error) => {
+        Err(error) if error.kind == ErrorKind::Misconfigured => {
             findings.push(Finding::fail("identity", error.what, "use another server for the ids"));
             return Ok(());
         }
+        Err(error) => return Err(error),
     };
     let state = state::Facts::ask(&mut session, &identity, &tables, expected).await?;
     findings.extend(state.judge(expected));

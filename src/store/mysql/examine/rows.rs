@@ -132,7 +132,7 @@ async fn prune_on(session: &mut Session<'_>, dry_run: bool) -> Result<Pruned, St
     let tables = format!(
         "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = '{RETIRED}'"
     );
-    let sql = "SELECT MAX(id), @@auto_increment_increment FROM generator_table";
+    let sql = "SELECT CAST(MAX(id) AS UNSIGNED), @@auto_increment_increment FROM generator_table";
     let (max, increment) = match session.rows::<(Option<u64>, u64)>(sql).await {
         Ok(rows) => rows.into_iter().next().unwrap_or_default(),
         // In the counter layout there is nothing to prune.

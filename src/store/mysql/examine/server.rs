@@ -7,7 +7,6 @@ use super::{Answer, Line, ask, text};
 /// What the server says of itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
-    described: String,
     /// Variables and status by their names in lower case.
     settings: Line,
     /// Where a list could not be read.
@@ -37,7 +36,7 @@ const MAY_ASK: &str = "for this look alone: GRANT REPLICATION CLIENT, REPLICATIO
 
 impl Facts {
     pub(super) async fn ask(session: &mut Session<'_>) -> Result<Self, StoreError> {
-        let mut facts = Self { described: session.server.described.clone(), ..Self::default() };
+        let mut facts = Self::default();
         for (what, sql) in [("variables", VARIABLES), ("status", STATUS)] {
             match ask(session, sql).await? {
                 Ok(lines) => facts.settings.extend(
@@ -97,12 +96,11 @@ impl Facts {
     pub(super) fn judge(&self) -> Vec<Finding> {
         let make = if self.value("version").contains("MariaDB") { "MariaDB" } else { "MySQL" };
         let found = format!(
-            "{make} {} ({}) on {}:{}; {}",
+            "{make} {} ({}) on {}:{}",
             self.value("version"),
             self.value("version_comment"),
             self.value("hostname"),
-            self.value("port"),
-            self.described
+            self.value("port")
         );
         let mut findings = vec![Finding::ok("server", found)];
         for (what, why) in &self.unread {
