@@ -59,8 +59,10 @@ impl Report {
 fn used(flavor: Flavor) -> (Database, Setup) {
     let database = Database::start(flavor);
     let setup = Setup::on(&database, "sequences: {orders: {}}");
-    let server = setup.start();
+    let mut server = setup.start();
     assert_eq!((server.next(), server.get("/new/orders").id()), (101, 1));
+    // Not killed: what it asked for last would come after this.
+    assert!(server.stop().success());
     (database, setup)
 }
 
@@ -89,7 +91,7 @@ fn a_healthy_store_is_all_ok_while_its_server_runs() {
         report.has("server", "ok", &[if matches!(flavor, Flavor::MariaDb) { "MariaDB 1" } else { "MySQL 9" }]);
         report.has("store_id", "ok", &["as this node remembers"]);
         report.has("step", "ok", &["100, as configured"]);
-        report.has("rows", "ok", &["1 of nodes that leased lately: this node"]);
+        report.has("rows", "ok", &["of nodes that leased lately: this node"]);
         report.has("capacity of default", "ok", &["of 214748364800 used"]);
         report.has("capacity of orders", "ok", &["of 9007199254740991 used"]);
 
@@ -130,7 +132,7 @@ fn each_fault_has_its_row() {
         let fence = "UPDATE seqsvr_sequence SET server = CONCAT('old ', server)";
         row(fence, "counters", "fail", &["1 of 1 were last fenced for another server: orders", "advance"]);
         row("UPDATE seqsvr_sequence SET server = 'regressed'", "counters", "fail", &["1 of 1 went back: orders"]);
-        let (code, output) = setup.run(&["sequence", "advance", "orders", "--to", "1000"]);
+        let (code, output) = setup.run(&["sequence", "advance", "orders", "--to", "1000000"]);
         assert_eq!(code, 0, "{output}");
         doctor(&setup).has("capacity of orders", "ok", &["not in use now"]);
         let used_up = "UPDATE seqsvr_sequence SET max_id = next_id - 1";
@@ -188,6 +190,8 @@ fn an_account_that_may_not_all() {
 fn rows_of_dead_nodes_and_of_others() {
     for flavor in FLAVORS {
         let (database, setup) = used(flavor);
+        // Its own, whose last may not be tidied up yet.
+        let old = 3 + sql_value(&database, "SELECT COUNT(*) FROM sequence.generator_table").parse::<u64>().unwrap();
         sql(
             &database,
             "USE sequence; INSERT INTO generator_table (id, uuid) VALUES (11, '11111111-1111-4111-8111-000000000001'), \
@@ -195,19 +199,26 @@ fn rows_of_dead_nodes_and_of_others() {
              (9000, '33333333-3333-4333-8333-000000000001')",
         );
         let report = doctor(&setup);
-        report.has("rows", "warn", &["4 older than the last 1000 tickets", "11111111-1111-4111-8111-", "--prune"]);
+        report.has(
+            "rows",
+            "warn",
+            &[&format!("{old} older than the last 1000 tickets"), "11111111-1111-4111-8111-", "--prune"],
+        );
         report.has("foreign rows", "ok", &["none"]);
         assert_eq!(report.code, 1);
 
         let before = contents(&database);
         for arguments in [&["doctor", "--prune"] as &[_], &["doctor", "--prune", "--dry-run"]] {
             let (code, output) = setup.run(arguments);
-            assert!(code == 0 && output.contains("would delete 4 rows") && output.contains("9000, stays"), "{output}");
+            assert!(
+                code == 0 && output.contains(&format!("would delete {old} rows")) && output.contains("9000, stays"),
+                "{output}"
+            );
             assert!(output.contains("11111111-1111-4111-8111-...  2"), "{output}");
         }
         assert_eq!(contents(&database), before, "a dry run changes nothing");
         let (code, output) = setup.run(&["doctor", "--prune", "--yes"]);
-        assert!(code == 0 && output.contains("deleted 4 rows"), "{output}");
+        assert!(code == 0 && output.contains(&format!("deleted {old} rows")), "{output}");
         assert_eq!(sql(&database, "SELECT id FROM sequence.generator_table"), [["9000"]]);
         doctor(&setup).is_all_ok();
         let (_, output) = setup.run(&["doctor", "--prune", "--yes"]);

@@ -31,8 +31,8 @@ const MEMBERS: &str = "SELECT MEMBER_ID = @@server_uuid AS is_me, MEMBER_STATE A
      FROM performance_schema.replication_group_members";
 
 /// What is to be done where the account may not ask.
-const MAY_ASK: &str = "for this look alone: GRANT REPLICATION CLIENT, REPLICATION SLAVE ON *.* (MariaDB: GRANT SLAVE MONITOR, \
-                       REPLICATION MASTER ADMIN ON *.*) to the account, or run this as an administrator";
+const MAY_ASK: &str = "for this look alone: GRANT REPLICATION CLIENT, REPLICATION SLAVE ON *.* (MariaDB: GRANT SLAVE MONITOR \
+                       ON *.*) to the account, or run this as an administrator";
 
 impl Facts {
     pub(super) async fn ask(session: &mut Session<'_>) -> Result<Self, StoreError> {
