@@ -1,4 +1,4 @@
-//! The command line: `seqsvr [serve]`, `check`, `healthcheck`, `adopt`, `fence`, `migrate`, `sequence`.
+//! The command line: `seqsvr [serve]`, `check`, `healthcheck`, `adopt`, `doctor`, `fence`, `migrate`, `sequence`.
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream, ToSocketAddrs};
@@ -16,6 +16,7 @@ use crate::config::{
     Config, DEFAULT_FILE, ENVIRONMENT_PREFIX, EXIT_CONFIGURATION, Listen, Log, LogFormat, LogLevel, Sources, Store,
 };
 
+mod doctor;
 mod guard;
 mod sequence;
 
@@ -29,12 +30,14 @@ Examples:
   seqsvr --embedded             try it: the counter is kept in ./data, ids are at http://localhost:8000/new
   seqsvr                        serve as ./config.yml says
   seqsvr --config /etc/seqsvr.yml check
+  seqsvr doctor                 what is right and wrong with the database, and what to do
   seqsvr sequence create orders --step 1000       ids of it are at http://localhost:8000/new/orders
   SEQSVR_MYSQL__PASSWORD_FILE=/run/secrets/db seqsvr
 
 Every key of the configuration but sequences can be set by an environment variable: SEQSVR_STEP,
 SEQSVR_LIMITS__WAIT.
-Exit codes: 0 ended as asked, 1 failed, 78 the configuration (or what it points to) must be changed."
+Exit codes: 0 ended as asked, 1 failed, 78 the configuration (or what it points to) must be changed.
+Those of doctor: 0 all is ok, 1 something is to be looked at, 2 something is to be mended."
 )]
 struct Arguments {
     /// The configuration file [default: config.yml]
@@ -67,6 +70,8 @@ enum Command {
     Fence(guard::Fencing),
     /// Move the tickets of `generator_table` to another step, a wider column or `seqsvr_sequence`, while nodes go on
     Migrate(guard::Migrate),
+    /// Look at the store and print what is right and wrong with it, and what to do: exit code 0, 1 or 2
+    Doctor(doctor::Doctor),
 }
 
 /// Does what the arguments say; the exit code.
@@ -82,7 +87,7 @@ pub fn run() -> ExitCode {
         }
     };
     match execute(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("seqsvr: {error}");
             error.exit_code().into()
@@ -90,7 +95,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn execute(arguments: Arguments) -> Result<(), AppError> {
+fn execute(arguments: Arguments) -> Result<ExitCode, AppError> {
     let command = arguments.command.unwrap_or(Command::Serve);
     let environment = environment()?;
     let sources = Sources { file: arguments.config, embedded: arguments.embedded, environment };
@@ -106,7 +111,9 @@ fn execute(arguments: Arguments) -> Result<(), AppError> {
         Command::Fence(fencing) => guard::fence(&config, &fencing),
         Command::Sequence(command) => sequence::run(&config, command),
         Command::Migrate(migrate) => guard::migrate(&config, &migrate),
+        Command::Doctor(arguments) => return doctor::run(&config, arguments),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// The variables that configure the server.

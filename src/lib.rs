@@ -4,6 +4,7 @@
 //! The map, from the top down; a module uses only those below it (ARCHITECTURE.md, held by `tests/it/layers.rs`):
 //!
 //! - [`cli`]: the commands; `main` is a call of it.
+//! - [`doctor`]: shows what is found wrong with a store.
 //! - [`app`]: builds the server, runs it, drains it.
 //! - [`http`]: routes, answers, probes.
 //! - [`sequences`]: name to sequence. [`sequence`]: an id, a batch, the bounded wait. [`refill`]: leases ahead.
@@ -21,6 +22,8 @@ pub mod buffer;
 pub mod cli;
 #[cfg(not(seqsvr_loom))]
 pub mod config;
+#[cfg(not(seqsvr_loom))]
+pub mod doctor;
 mod faults;
 #[cfg(not(seqsvr_loom))]
 pub mod http;

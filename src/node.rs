@@ -101,18 +101,19 @@ impl Node {
             Err(TryLockError::WouldBlock) => return Ok(Self::forgetful()),
             Err(TryLockError::Error(why)) => return Err(unusable(why)),
         }
-        let file = dir.join(FILE);
-        let remembered = match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|why| NodeError::Broken { file, why })?,
-            Err(why) if why.kind() == io::ErrorKind::NotFound => Remembered::new(),
-            Err(why) => return Err(unusable(why)),
-        };
+        let remembered = load(dir)?.unwrap_or_else(Remembered::new);
         let node = Self {
             state: Mutex::new(State { remembered, is_saved: false }),
             home: Some(Home { dir: dir.to_owned(), _lock: lock, writing: Mutex::new(()) }),
         };
         node.save().map_err(unusable)?;
         Ok(node)
+    }
+
+    /// What the node of `dir` remembers, for who only looks: a server may hold it. `None` where there is no node yet.
+    /// Nothing is made or locked, and what is changed of it is never written.
+    pub fn read(dir: &Path) -> Result<Option<Self>, NodeError> {
+        Ok(load(dir)?.map(|remembered| Self { state: Mutex::new(State { remembered, is_saved: true }), home: None }))
     }
 
     /// A node without a directory.
@@ -128,6 +129,11 @@ impl Node {
     /// The node's own random identity.
     pub fn id(&self) -> Uuid {
         self.state().remembered.node
+    }
+
+    /// The store that it leased from.
+    pub fn store_id(&self) -> Option<String> {
+        self.state().remembered.store_id.clone()
     }
 
     /// Checks the store's identity, `None` for a store that is still to be made, against the remembered one.
@@ -166,12 +172,6 @@ impl Node {
         state.remembered.is_adopting = true;
         state.is_saved = false;
         state.remembered.store_id.clone()
-    }
-
-    /// The store that is leased from, and whether another one is accepted.
-    pub fn remembered_store(&self) -> (Option<String>, bool) {
-        let remembered = &self.state().remembered;
-        (remembered.store_id.clone(), remembered.is_adopting)
     }
 
     /// The largest block end (exclusive) leased of `sequence`; 0 before the first lease.
@@ -232,6 +232,16 @@ impl Remembered {
     }
 }
 
+/// `None` where nothing was ever written.
+fn load(dir: &Path) -> Result<Option<Remembered>, NodeError> {
+    let file = dir.join(FILE);
+    match fs::read(&file) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|why| NodeError::Broken { file, why }),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(NodeError::Unusable { dir: dir.to_owned(), why }),
+    }
+}
+
 fn write(dir: &Path, remembered: &Remembered) -> io::Result<()> {
     let new = dir.join(format!("{FILE}.new"));
     let mut file = File::create(&new)?;
@@ -273,6 +283,25 @@ mod tests {
         node.adopt();
         node.remember_store("b");
         assert_eq!((node.check_store(Some("b")), node.high_water_mark("default")), (Ok(()), 0));
+    }
+
+    #[test]
+    fn who_only_looks_makes_nothing_and_needs_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Node::read(&dir.path().join("none")).unwrap().is_none());
+        assert!(!dir.path().join("none").exists());
+        let node = Node::open(dir.path()).unwrap();
+        node.remember_store("a");
+        node.raise_high_water_mark(&SequenceName::default(), 201);
+        node.save().unwrap();
+        let seen = Node::read(dir.path()).unwrap().unwrap();
+        assert_eq!((seen.id(), seen.store_id().as_deref()), (node.id(), Some("a")));
+        assert_eq!((seen.high_water_mark("default"), seen.is_remembered()), (201, false));
+        seen.remember_store("b");
+        seen.save().unwrap();
+        assert_eq!(Node::read(dir.path()).unwrap().unwrap().store_id().as_deref(), Some("a"));
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        assert!(Node::read(dir.path()).is_err());
     }
 
     #[test]

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use thiserror::Error;
 
+use self::finding::{Expected, Finding, Pruned};
 use crate::config::{Config, DEFAULT_MAX_ID, NewSequence, Step, Store};
 use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
 
+mod capacity;
 mod counter;
+pub mod finding;
 pub mod guard;
 mod mysql;
 mod sqlite;
@@ -277,6 +280,13 @@ pub trait Catalog: BlockStore {
 
     /// Migrates the tickets; what it has to tell a person about that. Interrupted anywhere, it can be run again.
     async fn migrate(&self, migration: Migration, script: &mut Script) -> Result<String, StoreError>;
+
+    /// Looks at all that a person should know of the store, and changes nothing. What can't be reached, or read, is a
+    /// finding too.
+    async fn examine(&self, expected: Expected<'_>) -> Vec<Finding>;
+
+    /// Deletes the traces that nodes left behind, where the layout has such; a dry run only counts them.
+    async fn prune(&self, dry_run: bool) -> Result<Pruned, StoreError>;
 }
 
 /// The most names of one [`BlockStore::find`].

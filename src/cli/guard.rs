@@ -164,7 +164,7 @@ pub(super) fn adopt(config: &Config, adopt: Adopt) -> Result<(), AppError> {
     if !node.is_remembered() {
         return Err(AppError::Failed(format!("data_dir {dir} is held by a running server: stop it first")));
     }
-    let (before, _) = node.remembered_store();
+    let before = node.store_id();
     let before = before.as_deref().unwrap_or("none");
     if adopt.dry_run {
         return print(&format!(

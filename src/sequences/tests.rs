@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::refill::policy::Policy;
 use crate::segment::Block;
 use crate::sequence::WaitLimits;
+use crate::store::finding::{Expected, Finding, Pruned};
 use crate::store::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Script, StoreError, Terms};
 
 #[derive(Default)]
@@ -76,6 +77,12 @@ impl Catalog for Counting {
     }
     async fn migrate(&self, _: Migration, _: &mut Script) -> Result<String, StoreError> {
         unreachable!("nobody migrates here")
+    }
+    async fn examine(&self, _: Expected<'_>) -> Vec<Finding> {
+        unreachable!("nobody examines here")
+    }
+    async fn prune(&self, _: bool) -> Result<Pruned, StoreError> {
+        unreachable!("nobody prunes here")
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::finding::{Expected, Finding, Pruned};
 use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Script, StoreError, Terms};
 use crate::config::{self, NewSequence, Step};
 use crate::name::SequenceName;
@@ -13,6 +14,7 @@ use crate::segment::Block;
 
 mod counter;
 mod database;
+mod examine;
 mod migrate;
 mod server;
 mod ticket;
@@ -196,5 +198,13 @@ impl Catalog for MySql {
         };
         self.database.forget();
         migrated
+    }
+
+    async fn examine(&self, expected: Expected<'_>) -> Vec<Finding> {
+        examine::examine(&self.server, expected).await
+    }
+
+    async fn prune(&self, dry_run: bool) -> Result<Pruned, StoreError> {
+        examine::prune(&self.server, dry_run).await
     }
 }

@@ -14,6 +14,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
 
 use super::counter::{Row, Verdict, stale};
+use super::finding::{Expected, Finding, Pruned};
 use super::guard::REGRESSED;
 use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Script, StoreError, Terms};
 use crate::config::{NewSequence, Step};
@@ -21,6 +22,8 @@ use crate::faults::{self, Guard as Switch};
 use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
+
+mod examine;
 
 const FILE: &str = "seqsvr.db";
 
@@ -192,6 +195,15 @@ impl Catalog for Sqlite {
             ErrorKind::Refused,
             "the embedded store has the counter layout alone: nothing is to be moved",
         ))
+    }
+
+    /// On this thread: nothing else waits for it.
+    async fn examine(&self, expected: Expected<'_>) -> Vec<Finding> {
+        examine::examine(&self.inner.file, expected)
+    }
+
+    async fn prune(&self, _dry_run: bool) -> Result<Pruned, StoreError> {
+        Err(StoreError::new(ErrorKind::Refused, "the embedded store keeps no rows of nodes: nothing is to be pruned"))
     }
 }
 

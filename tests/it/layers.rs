@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 10] = [
     &["store"],
     &["sequences", "sequence", "refill"],
     &["http"],
-    &["app"],
+    &["app", "doctor"],
     &["cli"],
 ];
 

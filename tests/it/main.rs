@@ -9,6 +9,7 @@ mod support;
 mod abuse;
 mod bad_input;
 mod crash;
+mod doctor;
 mod embedded;
 mod http;
 mod layers;

@@ -19,7 +19,7 @@ pub(super) const CREATE_GENERATOR_TABLE: &str = "CREATE TABLE IF NOT EXISTS `gen
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8 COLLATE=utf8_unicode_ci";
 
 /// One row, made by the first node.
-const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS seqsvr_meta (
+pub(super) const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS seqsvr_meta (
   id           TINYINT UNSIGNED NOT NULL PRIMARY KEY,  -- always 1
   step         INT UNSIGNED     NOT NULL,              -- ids per ticket
   first_ticket BIGINT UNSIGNED  NOT NULL,              -- tickets below it are not handed out

@@ -491,7 +491,7 @@ fn ticket_block(ticket: u64, step: u64) -> Option<Block> {
 }
 
 /// The last ticket whose ids may be handed out, where the column ends at `last_ticket`.
-fn last_legal_ticket(last_ticket: u64, step: u64) -> u64 {
+pub(super) fn last_legal_ticket(last_ticket: u64, step: u64) -> u64 {
     last_ticket.min((DEFAULT_MAX_ID / step).saturating_sub(1))
 }
 
@@ -556,7 +556,7 @@ async fn column_type(session: &mut Session<'_, impl Queryable>) -> Result<String
 }
 
 /// The largest value of an auto-increment column of a type such as `int(11)` or `bigint unsigned`.
-fn largest(column_type: &str) -> Option<u64> {
+pub(super) fn largest(column_type: &str) -> Option<u64> {
     let lower = column_type.to_ascii_lowercase();
     if lower.contains("without") {
         return None;

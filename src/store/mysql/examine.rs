@@ -1,0 +1,104 @@
+//! `seqsvr doctor` on MySQL and MariaDB: looks at the server, the tables, the counters and the rows, and changes nothing.
+//!
+//! It asks by itself, for opening the store ends at the first finding. Each question may be refused (a missing privilege,
+//! variable or table): that is a row too. A connection that breaks ends it, with what was found before. Answers are read as
+//! texts, for a column may be of any type here.
+
+use std::collections::BTreeMap;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Row, Value};
+
+use super::super::finding::{Expected, Finding};
+use super::{ErrorKind, Identity, Server, Session, StoreError};
+
+mod counters;
+mod rows;
+mod server;
+mod state;
+mod tables;
+
+pub(super) use rows::prune;
+
+/// What the server says, or why it says nothing.
+type Answer<T> = Result<T, String>;
+
+/// A row of an answer, by the names of its columns, which are in lower case.
+type Line = BTreeMap<String, String>;
+
+/// All that is found, the server first.
+pub(super) async fn examine(server: &Server, expected: Expected<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(error) = look(server, expected, &mut findings).await {
+        findings.push(Finding::fail(
+            "connection",
+            error.what,
+            "nothing more can be looked at: mend this, and run it again",
+        ));
+    }
+    findings
+}
+
+async fn look(server: &Server, expected: Expected<'_>, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+    let mut session = server.connect().await?;
+    let facts = server::Facts::ask(&mut session).await?;
+    findings.extend(facts.judge());
+    let tables = tables::Facts::ask(&mut session).await?;
+    findings.extend(tables.judge());
+    let identity = match Identity::of(&mut session).await {
+        Ok(identity) => identity,
+        Err(error) if error.kind == ErrorKind::Misconfigured => {
+            findings.push(Finding::fail("identity", error.what, "use another server for the ids"));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let state = state::Facts::ask(&mut session, &identity, &tables, expected).await?;
+    findings.extend(state.judge(expected));
+    findings.extend(counters::examine(&mut session, &identity, &tables, &state, expected).await?);
+    if tables.has(tables::GENERATOR) {
+        let increment = facts.number("auto_increment_increment").unwrap_or(1);
+        findings.extend(rows::Facts::ask(&mut session, increment, expected).await?.judge());
+    }
+    session.close_if_useless().await;
+    Ok(())
+}
+
+/// The rows of an answer. An error is a connection that is of no use any more.
+async fn ask(session: &mut Session<'_, impl Queryable>, sql: &str) -> Result<Answer<Vec<Line>>, StoreError> {
+    match session.rows::<Row>(sql).await {
+        Ok(rows) => Ok(Ok(rows.into_iter().map(line).collect())),
+        Err(failed) => match failed.server {
+            Some(server) => Ok(Err(format!("error {}: {}", server.code, server.message))),
+            None => Err(failed.error),
+        },
+    }
+}
+
+/// NULL is left out.
+fn line(row: Row) -> Line {
+    let columns = row.columns();
+    let named = columns.iter().zip(row.unwrap_raw()).filter_map(|(column, value)| {
+        let text = match value? {
+            Value::NULL => return None,
+            Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            other => other.as_sql(true),
+        };
+        Some((column.name_str().to_ascii_lowercase(), text))
+    });
+    named.collect()
+}
+
+/// The text of a column; empty where it is missing or NULL.
+fn text<'a>(line: &'a Line, column: &str) -> &'a str {
+    line.get(column).map_or("", String::as_str)
+}
+
+fn number(line: &Line, column: &str) -> Option<u64> {
+    text(line, column).parse().ok()
+}
+
+/// The answer's only row; of several the first.
+fn first(answer: Answer<Vec<Line>>) -> Answer<Option<Line>> {
+    answer.map(|lines| lines.into_iter().next())
+}

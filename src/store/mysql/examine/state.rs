@@ -1,0 +1,290 @@
+//! `seqsvr_meta`: whose ids these are, with which step, on which server, and whether they may be leased.
+
+use super::super::super::finding::{self, Expected, Finding};
+use super::super::database::{MOVED, RETIRED};
+use super::super::{Identity, Session, StoreError};
+use super::tables::{self, GENERATOR, META, SEQUENCE};
+use super::{Answer, Line, ask, first, number, text};
+use crate::name::DEFAULT_SEQUENCE;
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// The row of `seqsvr_meta`; `None` where there is no row, or no table.
+    pub(super) meta: Answer<Option<Line>>,
+    /// The server that is connected, as `server` of the row must be.
+    connected_to: Answer<String>,
+    /// Which tables there are.
+    tables: Tables,
+    /// The highest row of `generator_table`.
+    max: Option<u64>,
+    /// Up to where this node has leased of `default`; 0 where it remembers nothing.
+    mark: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // four tables, each there or not
+struct Tables {
+    generator: bool,
+    retired: bool,
+    meta: bool,
+    sequence: bool,
+}
+
+impl Facts {
+    pub(super) async fn ask(
+        session: &mut Session<'_>,
+        identity: &Identity,
+        tables: &tables::Facts,
+        expected: Expected<'_>,
+    ) -> Result<Self, StoreError> {
+        // All columns: a table of another version may lack some.
+        let meta = if tables.has(META) {
+            first(ask(session, "SELECT * FROM seqsvr_meta WHERE id = 1").await?)
+        } else {
+            Ok(None)
+        };
+        let max = if tables.has(GENERATOR) {
+            first(ask(session, "SELECT MAX(id) AS max FROM generator_table").await?)
+        } else {
+            Ok(None)
+        };
+        let connected_to = first(ask(session, &format!("SELECT {} AS me", identity.expression)).await?);
+        Ok(Self {
+            meta,
+            connected_to: connected_to.map(|line| text(&line.unwrap_or_default(), "me").to_owned()),
+            tables: Tables {
+                generator: tables.has(GENERATOR),
+                retired: tables.has(RETIRED),
+                meta: tables.has(META),
+                sequence: tables.has(SEQUENCE),
+            },
+            max: max.ok().flatten().and_then(|line| number(&line, "max")),
+            mark: expected.node.map_or(0, |node| node.high_water_mark(DEFAULT_SEQUENCE)),
+        })
+    }
+
+    fn row(&self) -> Option<&Line> {
+        self.meta.as_ref().ok()?.as_ref()
+    }
+
+    /// Where `default` is in the counter layout.
+    pub(super) fn is_moved(&self) -> bool {
+        self.row().is_some_and(|meta| text(meta, "state") == MOVED)
+    }
+
+    pub(super) fn store_id(&self) -> &str {
+        self.row().map_or("", |meta| text(meta, "store_id"))
+    }
+
+    /// The recorded step; 0 where there is none.
+    pub(super) fn step(&self) -> u64 {
+        self.row().and_then(|meta| number(meta, "step")).unwrap_or(0)
+    }
+
+    pub(super) fn judge(&self, expected: Expected<'_>) -> Vec<Finding> {
+        let meta = match &self.meta {
+            Err(why) => {
+                return vec![Finding::unreadable(
+                    "state",
+                    why,
+                    "GRANT SELECT on seqsvr_meta, and see that its columns are right",
+                )];
+            }
+            Ok(None) => return vec![self.without_meta()],
+            Ok(Some(meta)) => meta,
+        };
+        let mut findings = vec![finding::store_id(self.store_id(), expected.node), self.identity(meta)];
+        if !self.is_moved() {
+            findings.push(step(self.step(), expected.step.get()));
+        }
+        findings.push(self.state(meta));
+        findings
+    }
+
+    fn without_meta(&self) -> Finding {
+        let Tables { generator, retired, meta, sequence } = self.tables;
+        if retired || sequence || meta {
+            let what = if meta { "the row of seqsvr_meta is gone" } else { "the table seqsvr_meta is gone" };
+            return Finding::fail(
+                "state",
+                what,
+                "counters were in this database, or what makes them safe: put it back from a backup, with its row",
+            );
+        }
+        let found = if generator { "no seqsvr has used this generator_table yet" } else { "there are no tables yet" };
+        Finding::warn(
+            "state",
+            found,
+            "the first start makes what is missing, and records its step; the account needs CREATE for that, once",
+        )
+    }
+
+    /// Who the server is, against who it was when the tickets were last known to be past all that was leased.
+    fn identity(&self, meta: &Line) -> Finding {
+        const WHAT: &str = "identity";
+        let here = match &self.connected_to {
+            Ok(here) => here,
+            Err(why) => return Finding::unreadable(WHAT, why, "nodes can't read it either, and lease nothing"),
+        };
+        let recorded = text(meta, "server");
+        // Counters have a record each.
+        if recorded == here || self.is_moved() {
+            return Finding::ok(WHAT, here.as_str());
+        }
+        Finding::fail(
+            WHAT,
+            format!("this is server '{here}', but the tickets were last fenced for server '{recorded}'"),
+            "after a failover or a restore, commits that the old server acknowledged may be missing here, so no node leases. \
+             What a node says on /readyz tells how to set the counter (seqsvr fence); mysql.failover_skip does it without a \
+             person. If the configuration names the wrong server, correct it",
+        )
+    }
+
+    fn state(&self, meta: &Line) -> Finding {
+        const WHAT: &str = "state";
+        let state = text(meta, "state");
+        let Tables { generator, retired, sequence, .. } = self.tables;
+        if state == MOVED {
+            return match (generator, sequence) {
+                (_, false) => Finding::fail(
+                    WHAT,
+                    "moved, but seqsvr_sequence is gone",
+                    "counters were in it: put it back from a backup, with its rows",
+                ),
+                (true, true) => Finding::warn(
+                    WHAT,
+                    "moved, but generator_table is still there",
+                    format!(
+                        "a server that leases from it would repeat ids: make sure that none does, and run: RENAME TABLE \
+                         generator_table TO {RETIRED};"
+                    ),
+                ),
+                (false, true) => Finding::ok(WHAT, "moved: default is in the counter layout"),
+            };
+        }
+        if !generator {
+            let renamed = if retired { "; there is a generator_table_moved" } else { "" };
+            return Finding::fail(
+                WHAT,
+                format!("{state}, but generator_table is gone{renamed}"),
+                "made anew it would count from 1: put it back from a backup, with its rows",
+            );
+        }
+        let needed = self.mark.saturating_sub(1).div_ceil(self.step().max(1)).saturating_sub(1);
+        let max = self.max.unwrap_or(0);
+        match state {
+            "ok" if max < needed => Finding::fail(
+                WHAT,
+                format!("the highest row of generator_table is {max}, but this node leased ticket {needed}"),
+                "the counter went back: a restored backup, or rows that were deleted. What a node says on /readyz tells how to \
+                 set it (seqsvr fence)",
+            ),
+            "ok" => Finding::ok(WHAT, "ok: default is in the ticket layout"),
+            "regressed" => Finding::fail(
+                WHAT,
+                "regressed: a node found that the counter of generator_table went back",
+                "no node leases, for ids could be repeated. What a node says on /readyz tells how to set the counter past all \
+                 that was leased (seqsvr fence)",
+            ),
+            "migrating" => Finding::fail(
+                WHAT,
+                "migrating: a migration is under way, or was interrupted",
+                "no node leases meanwhile. If nobody runs it now, run it again: seqsvr migrate",
+            ),
+            other => Finding::fail(
+                WHAT,
+                format!("'{other}', which this version does not know"),
+                "no node of this version leases: use the version that wrote it",
+            ),
+        }
+    }
+}
+
+fn step(recorded: u64, configured: u64) -> Finding {
+    if recorded == configured {
+        return Finding::ok("step", format!("{recorded}, as configured"));
+    }
+    Finding::fail(
+        "step",
+        format!("{recorded} is recorded, {configured} is configured"),
+        format!(
+            "two steps on one table hand ids out twice, so this node refuses. Set step: {recorded} in the configuration"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::super::super::finding::Verdict;
+    use super::*;
+    use crate::config::Step;
+    use crate::node::Node;
+
+    const ALL: Tables = Tables { generator: true, retired: false, meta: true, sequence: true };
+
+    fn facts(changes: &[(&str, &str)]) -> Facts {
+        let healthy = [("step", "100"), ("state", "ok"), ("server", "me"), ("store_id", "s")];
+        let line = healthy.iter().chain(changes).map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        Facts { meta: Ok(Some(line.collect())), connected_to: Ok("me".into()), tables: ALL, max: Some(5), mark: 0 }
+    }
+
+    fn judge(facts: &Facts, node: Option<&Node>) -> Vec<Finding> {
+        facts.judge(Expected { step: Step::of(100), node, sample: Duration::ZERO })
+    }
+
+    #[test]
+    fn all_is_well() {
+        for facts in [facts(&[]), Facts { mark: 601, ..facts(&[]) }] {
+            let findings = judge(&facts, None);
+            assert_eq!(findings.len(), 4);
+            assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok), "{findings:#?}");
+        }
+    }
+
+    #[test]
+    fn each_fault_has_its_row() {
+        let moved = || facts(&[("state", "moved")]);
+        let tables =
+            |generator, meta, sequence, facts| Facts { tables: Tables { generator, meta, sequence, ..ALL }, ..facts };
+        let none = || Facts { meta: Ok(None), ..facts(&[]) };
+        for (facts, what, verdict, told) in [
+            (facts(&[("step", "1000")]), "step", Verdict::Fail, "1000 is recorded, 100 is configured"),
+            (facts(&[("server", "old")]), "identity", Verdict::Fail, "last fenced for server 'old'"),
+            (facts(&[("state", "regressed")]), "state", Verdict::Fail, "regressed"),
+            (facts(&[("state", "migrating")]), "state", Verdict::Fail, "migrating"),
+            (facts(&[("state", "x")]), "state", Verdict::Fail, "'x'"),
+            (Facts { mark: 701, ..facts(&[]) }, "state", Verdict::Fail, "is 5, but this node leased ticket 6"),
+            (tables(false, true, true, facts(&[])), "state", Verdict::Fail, "generator_table is gone"),
+            (tables(false, true, true, moved()), "state", Verdict::Ok, "counter layout"),
+            (tables(true, true, true, moved()), "state", Verdict::Warn, "still there"),
+            (tables(false, true, false, moved()), "state", Verdict::Fail, "seqsvr_sequence is gone"),
+            (tables(true, true, false, none()), "state", Verdict::Fail, "the row of seqsvr_meta is gone"),
+            (tables(true, false, true, none()), "state", Verdict::Fail, "the table seqsvr_meta is gone"),
+            (tables(true, false, false, none()), "state", Verdict::Warn, "no seqsvr has used"),
+            (tables(false, false, false, none()), "state", Verdict::Warn, "no tables yet"),
+            (Facts { meta: Err("error 1142".into()), ..facts(&[]) }, "state", Verdict::Warn, "could not be read"),
+            (Facts { connected_to: Err("x".into()), ..facts(&[]) }, "identity", Verdict::Warn, "could not be read"),
+        ] {
+            let findings = judge(&facts, None);
+            let found = findings.iter().find(|finding| finding.what == what).unwrap();
+            assert!(found.verdict == verdict && found.found.contains(told), "{told}: {found:?}");
+            assert_eq!(found.advice.is_some(), verdict != Verdict::Ok);
+        }
+        // In the counter layout the tickets' step and server are of no use any more.
+        let findings =
+            judge(&tables(false, true, true, facts(&[("state", "moved"), ("step", "7"), ("server", "x")])), None);
+        assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok), "{findings:#?}");
+    }
+
+    #[test]
+    fn another_store_than_this_node_remembers() {
+        let node = Node::forgetful();
+        node.remember_store("s");
+        assert_eq!(judge(&facts(&[]), Some(&node))[0].verdict, Verdict::Ok);
+        let other = &judge(&facts(&[("store_id", "t")]), Some(&node))[0];
+        assert!(other.verdict == Verdict::Fail && other.advice.as_ref().unwrap().contains("seqsvr adopt"), "{other:?}");
+    }
+}
