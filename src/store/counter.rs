@@ -309,6 +309,63 @@ mod tests {
         assert_eq!((forward.next_id, forward.incarnation), (502, 2));
     }
 
+    #[test]
+    fn advancing_a_counter_that_is_safe_drops_what_is_held_only_if_it_moves() {
+        assert_eq!(apply(Edit::Advance(501), Some(&row())), Ok(row()), "it is there");
+        let moved = Row { next_id: 1_000, incarnation: 2, ..row() };
+        assert_eq!(apply(Edit::Advance(1_000), Some(&row())), Ok(moved), "to the largest id");
+    }
+
+    #[test]
+    fn altering_changes_what_is_named_and_nothing_else() {
+        let nothing = Change::default();
+        assert_eq!(apply(Edit::Alter(nothing.clone()), Some(&row())), Ok(row()));
+        let step = Change { step: Some(Step::of(7)), ..nothing.clone() };
+        assert_eq!(apply(Edit::Alter(step.clone()), Some(&row())), Ok(Row { step: Step::of(7), ..row() }));
+        let description = Change { description: Some("d".into()), ..nothing };
+        assert_eq!(apply(Edit::Alter(description), Some(&row())), Ok(Row { description: "d".into(), ..row() }));
+        // Its largest id was lowered by hand.
+        let past_its_end = Row { next_id: 1_101, ..row() };
+        assert_eq!(
+            apply(Edit::Alter(step), Some(&past_its_end)),
+            Ok(Row { step: Step::of(7), ..past_its_end }),
+            "max_id stays as it is"
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_which_server_or_that_the_counter_went_back() {
+        let orders = "orders".parse().unwrap();
+        let told = |row: Row, verdict| row.refusal(verdict, &orders, "MySQL at db", "here", 9_000);
+        let fenced = told(Row { server: "there".into(), ..row() }, Verdict::NotFenced);
+        let regressed = told(Row { server: REGRESSED.into(), ..row() }, Verdict::NotFenced);
+        let went_back = told(row(), Verdict::WentBack);
+        for (error, parts) in [
+            (&fenced, ["this is server 'here'", "last fenced for server 'there'"]),
+            (&regressed, ["went back (it is at 501)", "here 9000"]),
+            (&went_back, ["went back (it is at 501)", "here 9000"]),
+        ] {
+            assert_eq!(error.kind, ErrorKind::Unsafe);
+            for part in parts {
+                assert!(error.what.contains(part), "{part}: {}", error.what);
+            }
+        }
+        let exhausted = told(row(), Verdict::Exhausted);
+        assert_eq!(exhausted.kind, ErrorKind::Exhausted);
+        assert!(exhausted.what.contains("its largest id 1000 is leased"), "{}", exhausted.what);
+        assert_eq!(told(row(), Verdict::Stale).kind, ErrorKind::Stale);
+    }
+
+    #[test]
+    #[allow(clippy::float_cmp)] // these are exact
+    fn the_capacity_used_is_what_was_leased_of_all_ids() {
+        for (next_id, max_id, used) in
+            [(0, 0, 0.0), (1, 1_000, 0.0), (501, 1_000, 0.5), (1_001, 1_000, 1.0), (9_001, 1_000, 1.0)]
+        {
+            assert_eq!(Row::capacity_used(next_id, max_id), used, "{next_id} of {max_id}");
+        }
+    }
+
     proptest! {
         /// Whatever people do, in whatever order, no counter goes back.
         #[test]
