@@ -18,7 +18,7 @@ use crate::sequence::{Failure, Sequence};
 use crate::sequences::Sequences;
 use crate::store::ErrorKind;
 
-mod answer;
+pub mod answer;
 mod probes;
 
 use answer::{Refusal, Shape, Wanted};

@@ -102,21 +102,33 @@ impl Node {
         }
         let file = dir.join(FILE);
         let remembered = match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|why| NodeError::Broken { file, why })?,
+            Ok(text) => Remembered::from_json(&text).map_err(|why| NodeError::Broken { file, why })?,
             Err(why) if why.kind() == io::ErrorKind::NotFound => Remembered::new(),
             Err(why) => return Err(unusable(why)),
         };
-        let node = Self {
-            state: Mutex::new(State { remembered, is_saved: false }),
-            home: Some(Home { dir: dir.to_owned(), _lock: lock, writing: Mutex::new(()) }),
-        };
+        let home = Home { dir: dir.to_owned(), _lock: lock, writing: Mutex::new(()) };
+        let node = Self { home: Some(home), ..Self::homeless(remembered) };
         node.save().map_err(unusable)?;
         Ok(node)
     }
 
     /// A node without a directory.
     pub fn forgetful() -> Self {
-        Self { state: Mutex::new(State { remembered: Remembered::new(), is_saved: true }), home: None }
+        Self::homeless(Remembered::new())
+    }
+
+    /// A node without a directory that remembers what `node.json` of another one says.
+    pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
+        Remembered::from_json(json).map(Self::homeless)
+    }
+
+    /// What it remembers, as `node.json` has it.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        self.state().remembered.to_json()
+    }
+
+    fn homeless(remembered: Remembered) -> Self {
+        Self { state: Mutex::new(State { remembered, is_saved: false }), home: None }
     }
 
     /// Whether the identity and the marks outlive this process.
@@ -221,12 +233,20 @@ impl Remembered {
     fn new() -> Self {
         Self { node: Uuid::new_v4(), ..Self::default() }
     }
+
+    fn from_json(json: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(json)
+    }
+
+    fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self)
+    }
 }
 
 fn write(dir: &Path, remembered: &Remembered) -> io::Result<()> {
     let new = dir.join(format!("{FILE}.new"));
     let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec_pretty(remembered)?)?;
+    file.write_all(&remembered.to_json()?)?;
     file.sync_all()?;
     fs::rename(&new, dir.join(FILE))?;
     File::open(dir)?.sync_all()

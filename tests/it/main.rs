@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod crash;
 mod embedded;
+mod fuzz;
 mod http;
 mod layers;
 mod life_cycle;
