@@ -1,8 +1,10 @@
 # What a developer types is what CI calls.
-.PHONY: run test test-deps test-loom torture endurance check check-deps bench
+.PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps bench
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
+FUZZ_VERSION := 0.13.2
+MUTANTS_VERSION := 27.1.0
 
 # Builds and runs the server as ./config.yml says: on the embedded store, ids at http://localhost:8000/new
 run:
@@ -28,6 +30,21 @@ torture: test-deps
 # Bounds on speed and loss with the database slow, away or fought for, in half an hour: tests/endurance; ONLY="latency zipf" for some
 endurance: test-deps
 	$(CARGO) test --release --test endurance -- $(ONLY)
+
+# Random inputs to what parses, each held to its properties: fuzz/; ONLY=query for one, FUZZ_SECONDS=600 for longer
+FUZZ_SECONDS ?= 60
+fuzz: fuzz-deps
+	FUZZ_SECONDS=$(FUZZ_SECONDS) ./scripts/fuzz.sh $(ONLY)
+
+fuzz-deps:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked --version $(FUZZ_VERSION)
+
+# Small changes to the rules that keep ids unique, each of which a unit test must notice: .cargo/mutants.toml; an hour
+mutants: mutants-deps
+	$(CARGO) mutants
+
+mutants-deps:
+	@$(CARGO) mutants --version >/dev/null 2>&1 || $(CARGO) install cargo-mutants --locked --version $(MUTANTS_VERSION)
 
 # Form, lints, documentation, dependencies.
 check: check-deps

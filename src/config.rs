@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -192,7 +193,7 @@ fn no_skip() -> Number<0, { 1 << 53 }> {
 
 impl MySql {
     /// What no single value can be checked for.
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, read: &ReadFile<'_>) -> Result<(), String> {
         for (key, value) in [("user", &self.user), ("database", &self.database)] {
             if value.is_empty() {
                 return Err(format!("mysql.{key}: it is empty. Name the {key}"));
@@ -202,7 +203,7 @@ impl MySql {
             Some(_) if self.ssl_mode != SslMode::VerifyIdentity => {
                 Err("mysql.ssl_ca: nothing is checked with it. Set ssl_mode: verify_identity, or remove it".to_owned())
             }
-            Some(ca) => match std::fs::read_to_string(ca) {
+            Some(ca) => match read(ca) {
                 Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => Ok(()),
                 Ok(_) => Err(format!("mysql.ssl_ca: '{}' has no certificate in PEM form", ca.display())),
                 Err(error) => Err(format!("mysql.ssl_ca: '{}' can't be read: {error}", ca.display())),
@@ -383,6 +384,9 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
 }
 
+/// Reads a whole file: the settings themselves, or one that they name.
+pub type ReadFile<'a> = dyn Fn(&Path) -> io::Result<String> + 'a;
+
 impl Config {
     /// The sequence that `/new` uses, as it is made on a new store.
     pub fn default_sequence(&self) -> NewSequence {
@@ -392,13 +396,18 @@ impl Config {
 
     /// Reads and checks the settings.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::load_with(sources, &|file| std::fs::read_to_string(file))
+    }
+
+    /// As [`load`](Self::load), with the text of each file from `read`.
+    pub fn load_with(sources: &Sources, read: &ReadFile<'_>) -> Result<Self, ConfigError> {
         let (place, text) = match (&sources.file, sources.embedded) {
             (None, true) => ("--embedded".to_owned(), String::new()),
-            (None, false) => read(Path::new(DEFAULT_FILE))?,
-            (Some(file), _) => read(file)?,
+            (None, false) => settings_file(Path::new(DEFAULT_FILE), read)?,
+            (Some(file), _) => settings_file(file, read)?,
         };
         let typed: Option<Typed> = serde_yaml::from_str(&text).map_err(|error| ConfigError::new(&place, error))?;
-        let overrides = overrides(&sources.environment)?;
+        let overrides = overrides(&sources.environment, read)?;
         let typed = if overrides.is_empty() {
             typed.unwrap_or_default()
         } else {
@@ -422,7 +431,7 @@ impl Config {
                 ));
             }
             (Some(mysql), false) => {
-                mysql.check().map_err(|what| ConfigError::new(&place, what))?;
+                mysql.check(read).map_err(|what| ConfigError::new(&place, what))?;
                 Store::MySql(mysql)
             }
             (None, true) => Store::Embedded,
@@ -460,11 +469,11 @@ impl Config {
     }
 }
 
-fn read(file: &Path) -> Result<(String, String), ConfigError> {
+fn settings_file(file: &Path, read: &ReadFile<'_>) -> Result<(String, String), ConfigError> {
     let place = file.display().to_string();
-    match std::fs::read_to_string(file) {
+    match read(file) {
         Ok(text) => Ok((place, text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ConfigError::new(
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ConfigError::new(
             place,
             "there is no such file. Name another with --config FILE, or try the server with --embedded",
         )),
@@ -482,7 +491,7 @@ struct Override {
 /// The only key whose value may also be in a file that `<VARIABLE>_FILE` names.
 const SECRET_VARIABLE: &str = "SEQSVR_MYSQL__PASSWORD";
 
-fn overrides(environment: &[(String, String)]) -> Result<Vec<Override>, ConfigError> {
+fn overrides(environment: &[(String, String)], read: &ReadFile<'_>) -> Result<Vec<Override>, ConfigError> {
     let secret_file = format!("{SECRET_VARIABLE}_FILE");
     let mut found = Vec::new();
     for (variable, text) in environment {
@@ -494,7 +503,7 @@ fn overrides(environment: &[(String, String)]) -> Result<Vec<Override>, ConfigEr
                 return Err(ConfigError::new(secret_file, format!("{SECRET_VARIABLE} is set too: keep one of them")));
             }
             // Not shown: whoever put the password itself here should not find it in the log.
-            let text = std::fs::read_to_string(text).map_err(|error| {
+            let text = read(Path::new(text)).map_err(|error| {
                 ConfigError::new(&secret_file, format!("the file that it names can't be read: {error}"))
             })?;
             (SECRET_VARIABLE, text.trim_end_matches(['\r', '\n']).to_owned())

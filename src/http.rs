@@ -21,7 +21,7 @@ use crate::sequence::{Failure, Sequence};
 use crate::sequences::Sequences;
 use crate::store::ErrorKind;
 
-mod answer;
+pub mod answer;
 mod probes;
 mod stream;
 

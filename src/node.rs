@@ -102,10 +102,8 @@ impl Node {
             Err(TryLockError::Error(why)) => return Err(unusable(why)),
         }
         let remembered = load(dir)?.unwrap_or_else(Remembered::new);
-        let node = Self {
-            state: Mutex::new(State { remembered, is_saved: false }),
-            home: Some(Home { dir: dir.to_owned(), _lock: lock, writing: Mutex::new(()) }),
-        };
+        let home = Home { dir: dir.to_owned(), _lock: lock, writing: Mutex::new(()) };
+        let node = Self { home: Some(home), ..Self::homeless(remembered) };
         node.save().map_err(unusable)?;
         Ok(node)
     }
@@ -113,12 +111,26 @@ impl Node {
     /// What the node of `dir` remembers, for who only looks: a server may hold it. `None` where there is no node yet.
     /// Nothing is made or locked, and what is changed of it is never written.
     pub fn read(dir: &Path) -> Result<Option<Self>, NodeError> {
-        Ok(load(dir)?.map(|remembered| Self { state: Mutex::new(State { remembered, is_saved: true }), home: None }))
+        Ok(load(dir)?.map(Self::homeless))
     }
 
     /// A node without a directory.
     pub fn forgetful() -> Self {
-        Self { state: Mutex::new(State { remembered: Remembered::new(), is_saved: true }), home: None }
+        Self::homeless(Remembered::new())
+    }
+
+    /// A node without a directory that remembers what `node.json` of another one says.
+    pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
+        Remembered::from_json(json).map(Self::homeless)
+    }
+
+    /// What it remembers, as `node.json` has it.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        self.state().remembered.to_json()
+    }
+
+    fn homeless(remembered: Remembered) -> Self {
+        Self { state: Mutex::new(State { remembered, is_saved: false }), home: None }
     }
 
     /// Whether the identity and the marks outlive this process.
@@ -230,13 +242,21 @@ impl Remembered {
     fn new() -> Self {
         Self { node: Uuid::new_v4(), ..Self::default() }
     }
+
+    fn from_json(json: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(json)
+    }
+
+    fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self)
+    }
 }
 
 /// `None` where nothing was ever written.
 fn load(dir: &Path) -> Result<Option<Remembered>, NodeError> {
     let file = dir.join(FILE);
     match fs::read(&file) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|why| NodeError::Broken { file, why }),
+        Ok(text) => Remembered::from_json(&text).map(Some).map_err(|why| NodeError::Broken { file, why }),
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(why) => Err(NodeError::Unusable { dir: dir.to_owned(), why }),
     }
@@ -245,7 +265,7 @@ fn load(dir: &Path) -> Result<Option<Remembered>, NodeError> {
 fn write(dir: &Path, remembered: &Remembered) -> io::Result<()> {
     let new = dir.join(format!("{FILE}.new"));
     let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec_pretty(remembered)?)?;
+    file.write_all(&remembered.to_json()?)?;
     file.sync_all()?;
     fs::rename(&new, dir.join(FILE))?;
     File::open(dir)?.sync_all()

@@ -192,6 +192,8 @@ mod tests {
 
     #[test]
     fn a_block_is_never_empty_nor_past_the_limit() {
+        assert_eq!(MAX_END, 9_223_372_036_854_775_807);
+        assert_eq!(format!("{:?}", Block::new(5, 7).unwrap()), "[5, 7)");
         assert_eq!(Block::new(5, 5), None);
         assert_eq!(Block::new(6, 5), None);
         assert_eq!(Block::new(5, MAX_END + 1), None);
@@ -235,6 +237,26 @@ mod tests {
     }
 
     #[test]
+    fn tells_how_far_it_is() {
+        let facts = |segment: &Segment| (segment.handed_out(), segment.handed_to(), segment.remaining());
+        let segment = segment(10, 14);
+        for (handed_to, facts_then, is_past_mark) in [
+            (10, (0, None, 4), false),
+            (11, (1, Some(11), 3), false),
+            (12, (2, Some(12), 2), false),
+            (13, (3, Some(13), 1), true),
+            (14, (4, Some(14), 0), true),
+        ] {
+            assert_eq!((facts(&segment), segment.is_past_mark()), (facts_then, is_past_mark), "{handed_to}");
+            segment.take_one();
+        }
+        assert_eq!((facts(&segment), segment.size()), ((4, Some(14), 0), 4), "one add too many");
+        let closed = Segment::closed();
+        assert_eq!((facts(&closed), closed.size()), ((0, None, 0), 0));
+        assert!(closed.is_past_mark());
+    }
+
+    #[test]
     fn a_closed_segment_does_not_wrap_at_the_limit() {
         let segment = segment(MAX_END - 2, MAX_END);
         assert_eq!(segment.take(1 << 32).unwrap().ids.len(), 2);
@@ -249,7 +271,7 @@ mod tests {
         let fresh = segment(7, 10);
         fresh.take_one();
         assert_eq!(fresh.seal(), Block::new(8, 10));
-        assert_eq!((fresh.handed_out(), fresh.remaining()), (1, 0));
+        assert_eq!((fresh.handed_out(), fresh.handed_to(), fresh.remaining()), (1, Some(8), 0));
         assert_eq!(fresh.seal(), None);
         assert_eq!(fresh.take_one(), None);
         let used = segment(7, 8);

@@ -41,7 +41,7 @@ proptest! {
     #[test]
     fn behaves_as_a_plain_queue(steps in steps(), threshold in 0.0..=1.0f64) {
         let buffer = Buffer::new(threshold);
-        let (mut queue, mut end, mut handed_out) = (VecDeque::new(), 1, 0);
+        let (mut queue, mut end, mut handed_out, mut handed_to) = (VecDeque::new(), 1, 0, 0);
         let mut exhausted = false;
         for step in steps {
             match step {
@@ -56,6 +56,7 @@ proptest! {
                             for id in taken.ids.start()..taken.ids.end() {
                                 prop_assert_eq!(queue.pop_front(), Some(id));
                                 handed_out += 1;
+                                handed_to = id + 1;
                             }
                         }
                         Err(dry) => {
@@ -94,7 +95,7 @@ proptest! {
             }
             let seen = buffer.snapshot();
             prop_assert_eq!(seen.held(), queue.len() as u64);
-            prop_assert_eq!(seen.handed_out, handed_out);
+            prop_assert_eq!((seen.handed_out, buffer.handed_to()), (handed_out, handed_to));
             prop_assert!(seen.ready_blocks <= MAX_READY);
         }
         let tail: Vec<u64> = buffer.seal().iter().flat_map(|block| block.start()..block.end()).collect();
@@ -113,6 +114,39 @@ fn merges_adjacent_blocks() {
     }
     assert_eq!(buffer.snapshot().ready_blocks, 2);
     assert_eq!(buffer.snapshot().held(), 210);
+}
+
+#[test]
+fn ready_has_so_many_blocks_and_no_more() {
+    let buffer = Buffer::new(0.5);
+    let most = MAX_READY as u64;
+    for n in 1..=most {
+        assert_eq!(buffer.append(block(10 * n, 10 * n + 5)), Ok(()), "block {n}");
+    }
+    assert_eq!(buffer.append(block(10 * most + 6, 10 * most + 7)), Err(Refused::Full));
+    assert_eq!(buffer.append(block(10 * most + 5, 10 * most + 7)), Ok(()), "it joins the last one");
+    assert_eq!(buffer.snapshot().ready_blocks, MAX_READY);
+}
+
+#[test]
+fn a_promotion_calls_for_the_refill_and_so_does_the_mark() {
+    let buffer = Buffer::new(0.5);
+    buffer.append(block(10, 14)).unwrap();
+    buffer.append(block(20, 24)).unwrap();
+    let due: Vec<u64> = std::iter::from_fn(|| buffer.take_one().ok())
+        .filter(|taken| taken.refill_due)
+        .map(|taken| taken.ids.start())
+        .collect();
+    assert_eq!(due, [10, 12, 20, 22]);
+}
+
+#[test]
+fn sealed_is_for_ever() {
+    let buffer = Buffer::new(0.5);
+    assert_eq!(buffer.when_dry(), Dry::Empty);
+    buffer.seal();
+    buffer.set_supply(Supply::Open);
+    assert_eq!(buffer.when_dry(), Dry::Sealed);
 }
 
 /// One appender and several takers on blocks of one id, so that nearly every take promotes: each id exactly once,

@@ -56,6 +56,7 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
         ("mysql: {user: u, host: 'unix(x)', database: d}", "mysql.host: the path must be absolute"),
         ("mysql: {user: u, database: d}", "missing field `host`"),
         ("mysql: {user: u, host: h, database: d, password: 123}", "mysql.password: put the value in quotes"),
+        ("mysql:\n  user: u\n  host: h\n  database: d\n  password: !!int hunter2", "put the password in quotes"),
         ("store: embedded\nsequences: {'a b': {}}", "a sequence's name has 1 to 128 characters"),
         ("store: embedded\nsequences: {a: {stepp: 1}}", "unknown field `stepp`"),
         ("store: embedded\nsequences: {a: {step: 0}}", "0 is not allowed"),

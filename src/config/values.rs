@@ -70,7 +70,6 @@ macro_rules! deserialize_by_scalar {
     };
 }
 
-deserialize_by_scalar!(Secret);
 deserialize_by_scalar!(Listen);
 deserialize_by_scalar!(DatabaseHost);
 deserialize_by_scalar!(Number<MIN, MAX>, const MIN, MAX);
@@ -111,6 +110,17 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = deserializer.deserialize_any(ScalarVisitor(std::marker::PhantomData));
+        // A tag (`!!int hunter2`) fails before the visitor is asked, with an error that shows the text.
+        read.map_err(|error: D::Error| match error.to_string() {
+            ours if ours.contains("in quotes") => error,
+            _ => de::Error::custom("put the password in quotes, without a tag"),
+        })
+    }
+}
+
 impl FromScalar for Secret {
     const EXPECTED: &'static str = "a text in quotes";
     fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
@@ -148,10 +158,10 @@ impl FromScalar for Listen {
             _ => return Err(format!("this is not a port: write {}", Self::EXPECTED)),
         };
         let (host, port) = typed.rsplit_once(':').unwrap_or(("", &typed));
-        let port = port.parse().map_err(|_| {
-            format!("'{typed}' is not a port: write ':8000' or 'host:8000', with a port from 0 to 65535")
-        })?;
-        Ok(Self { host: host_name(host), port })
+        match (host_name(host), port.parse()) {
+            (host, Ok(port)) if !host.as_ref().is_some_and(|host| host.contains(['[', ']'])) => Ok(Self { host, port }),
+            _ => Err(format!("'{typed}' is not a port: write ':8000' or 'host:8000', with a port from 0 to 65535")),
+        }
     }
 }
 
@@ -209,7 +219,7 @@ impl FromScalar for DatabaseHost {
             _ => (address, 3306),
         };
         match host_name(host) {
-            Some(host) if port != 0 && !host.contains(['(', ')', '/', ' ']) => Ok(Self::Tcp { host, port }),
+            Some(host) if port != 0 && !host.contains(['(', ')', '[', ']', '/', ' ']) => Ok(Self::Tcp { host, port }),
             _ => Err(format!("this is not an address: {allowed}")),
         }
     }
@@ -355,9 +365,18 @@ mod tests {
         ] {
             assert_eq!(host(typed).as_deref(), Ok(meant), "{typed}");
         }
-        for typed in
-            ["", "tcp()", "unix(mysqld.sock)", "unix()", "db:0", "db:port", "db:70000", "tcp(db:3306", "/run/x"]
-        {
+        for typed in [
+            "",
+            "tcp()",
+            "unix(mysqld.sock)",
+            "unix()",
+            "db:0",
+            "db:port",
+            "db:70000",
+            "tcp(db:3306",
+            "/run/x",
+            "[[::1]]:1",
+        ] {
             assert!(host(typed).is_err(), "{typed}");
         }
     }
@@ -375,7 +394,7 @@ mod tests {
         assert_eq!(listen("8000"), Ok(Listen::all(8000)));
         assert_eq!(listen("[::1]:80").unwrap().host.as_deref(), Some("::1"));
         assert_eq!(listen("localhost:80").unwrap().to_string(), "localhost:80");
-        for typed in ["", ":", ":80x", ":65536", "localhost"] {
+        for typed in ["", ":", ":80x", ":65536", "localhost", "[[::1]]:80", "[::1:80"] {
             assert!(listen(typed).is_err(), "{typed}");
         }
         assert!(Listen::from_scalar(Scalar::Whole(-1)).is_err());
@@ -390,6 +409,10 @@ mod tests {
         {
             let error = serde_yaml::from_str::<Secret>(number).unwrap_err().to_string();
             assert!(error.contains("quotes") && !error.contains("2001"), "{error}");
+            for tag in ["!!int", "!!float", "!!bool", "!!null", "!x"] {
+                let error = serde_yaml::from_str::<Secret>(&format!("{tag} hunter{number}")).unwrap_err().to_string();
+                assert!(error.contains("quotes") && !error.contains("2001"), "{error}");
+            }
         }
     }
 }

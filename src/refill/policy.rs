@@ -198,6 +198,7 @@ mod tests {
             ("idle, the mark not passed", IDLE, 0),
             ("idle, the mark passed", Facts { held: 50, is_past_mark: true, ..IDLE }, 100),
             ("idle, the second block is there", Facts { held: 150, ready_blocks: 1, is_past_mark: true, ..IDLE }, 0),
+            ("idle, and some are left", Facts { held: 50, ..IDLE }, 0),
             ("busy, short of the runway", Facts { held: 1_500, rate: 1_000.0, ..IDLE }, 67_500 + 8_437 - 1_500),
             ("busy, the runway is there", Facts { held: 67_500, rate: 1_000.0, ..IDLE }, 0),
             ("hardly busy: a step at least", Facts { held: 120, rate: 2.0, ..IDLE }, 115),
@@ -205,10 +206,13 @@ mod tests {
             ("a failure that may have passed", Facts { is_failing: true, ..IDLE }, 100),
             ("so busy that max_block bounds it", Facts { held: 0, rate: 1e9, ..IDLE }, 10_000_000),
             ("a request waits", Facts { held: 0, wanted: 1, ..IDLE }, 100),
+            ("half of the target waits", Facts { held: 0, wanted: 50, ..IDLE }, 100),
+            ("what waits is there", Facts { wanted: 100, ..IDLE }, 0),
             ("many wait", Facts { held: 0, wanted: 64, ..IDLE }, 164),
             ("a batch waits", Facts { held: 0, wanted: 5_000, ..IDLE }, 5_100),
             ("a batch is woken and has not run yet", Facts { held: 5_100, wanted: 5_000, ..IDLE }, 0),
             ("a batch larger than max_block waits", Facts { held: 0, wanted: 1 << 40, ..IDLE }, 10_000_000),
+            ("just room for more blocks", Facts { held: 32, ready_blocks: 32, wanted: 33, ..IDLE }, 100),
             ("no room for more blocks", Facts { held: 33, ready_blocks: 33, wanted: 1, rate: 1e9, ..IDLE }, 0),
         ] {
             assert_eq!(want(facts), expected, "{why}");
@@ -229,6 +233,7 @@ mod tests {
         assert!(POLICY.is_short(&Facts { held: 29_999, ..facts }));
         assert!(!POLICY.is_short(&Facts { held: 30_000, ..facts }));
         assert!(!POLICY.is_short(&Facts { held: 0, ..IDLE }), "nobody asks");
+        assert!(POLICY.is_busy(&facts) && !POLICY.is_busy(&IDLE));
     }
 
     proptest! {
@@ -257,6 +262,7 @@ mod tests {
         let later = rate.observe(9_000, second * 14, false);
         assert!((1_999.0..2_001.0).contains(&later), "halved after ten seconds: {later}");
         assert_eq!(rate.observe(9_000, second * 1_000, false), 0.0);
+        assert_eq!(Rate::default().observe(1, second * 100, false), 0.01, "not idle yet");
     }
 
     #[test]

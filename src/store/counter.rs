@@ -377,6 +377,30 @@ mod tests {
         assert!(row().shown(&"orders".parse().unwrap(), false).starts_with("INSERT INTO seqsvr_sequence (name,"));
     }
 
+    #[test]
+    fn advancing_a_counter_that_is_safe_drops_what_is_held_only_if_it_moves() {
+        assert_eq!(apply(Edit::Advance(501), Some(&row())), Ok(row()), "it is there");
+        let moved = Row { next_id: 1_000, incarnation: 2, ..row() };
+        assert_eq!(apply(Edit::Advance(1_000), Some(&row())), Ok(moved), "to the largest id");
+    }
+
+    #[test]
+    fn altering_changes_what_is_named_and_nothing_else() {
+        let nothing = Change::default();
+        assert_eq!(apply(Edit::Alter(nothing.clone()), Some(&row())), Ok(row()));
+        let step = Change { step: Some(Step::of(7)), ..nothing.clone() };
+        assert_eq!(apply(Edit::Alter(step.clone()), Some(&row())), Ok(Row { step: Step::of(7), ..row() }));
+        let description = Change { description: Some("d".into()), ..nothing };
+        assert_eq!(apply(Edit::Alter(description), Some(&row())), Ok(Row { description: "d".into(), ..row() }));
+        // Its largest id was lowered by hand.
+        let past_its_end = Row { next_id: 1_101, ..row() };
+        assert_eq!(
+            apply(Edit::Alter(step), Some(&past_its_end)),
+            Ok(Row { step: Step::of(7), ..past_its_end }),
+            "max_id stays as it is"
+        );
+    }
+
     proptest! {
         /// Whatever people do, in whatever order, no counter goes back.
         #[test]

@@ -24,7 +24,8 @@ pub fn rewind_under_load(run: &Run) -> Outcome {
     for flavor in FLAVORS {
         for layout in LAYOUTS {
             let database = Database::start(flavor);
-            let setups = [run.node_on(&database, layout), run.node_on(&database, layout)];
+            let node = || run.node_on(&database, layout).env("SEQSVR_LIMITS__WAIT", "1s");
+            let setups = [node(), node()];
             let nodes = setups.each_ref().map(super::rig::start);
             let ports = nodes.each_ref().map(Server::port);
             // What each database counts is its own.
@@ -36,14 +37,16 @@ pub fn rewind_under_load(run: &Run) -> Outcome {
                     all.merge(load(&ports, 8, 40_000));
                     continue;
                 }
+                // So many that what is held is soon used up.
+                let use_up = || ids(&load_of("/new?count=200", &ports, 8, 40));
                 eventually("they find out", || {
-                    all.merge(ids(&load(&ports, 8, 400)));
+                    all.merge(use_up());
                     nodes.iter().all(|node| node.get("/readyz").body.contains("went back")).then_some(())
                 });
                 let past = nodes.iter().map(mark).max().expect("there are nodes");
                 command(&setups[0], &format!("fence default --past {past} --yes"));
                 eventually("they go on", || {
-                    all.merge(ids(&load(&ports, 8, 400)));
+                    all.merge(use_up());
                     nodes.iter().all(|node| !node.get("/readyz").body.contains("leasing fails")).then_some(())
                 });
                 all.merge(load(&ports, 8, 10_000));

@@ -11,6 +11,7 @@ mod bad_input;
 mod crash;
 mod doctor;
 mod embedded;
+mod fuzz;
 mod http;
 mod layers;
 mod life_cycle;
