@@ -160,6 +160,7 @@ impl Metrics {
     ///
     /// # Panics
     /// If a name or label below is not allowed or used twice: any test that makes one finds that.
+    #[allow(clippy::too_many_lines)] // a list
     pub fn new() -> Self {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {

@@ -18,7 +18,7 @@ const PAGE: u32 = 500;
 pub(super) struct Fencing {
     /// The sequence; all of them where none is named
     name: Option<SequenceName>,
-    /// So many ids past where the counter is [default: the configuration's mysql.failover_skip]
+    /// So many ids past where the counter is [default: the configuration's `mysql.failover_skip`]
     #[arg(long, value_parser = id, value_name = "IDS", conflicts_with = "past")]
     skip: Option<Id>,
     /// Past this id, the highest that any node has leased
@@ -34,6 +34,7 @@ pub(super) struct Fencing {
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(group(clap::ArgGroup::new("migration").required(true)))]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of the command line
 pub(super) struct Migrate {
     /// Move `default` to the counter layout (`seqsvr_sequence`), where blocks have any size
     #[arg(long, group = "migration")]

@@ -1,13 +1,17 @@
 //! The faults, in the order of docs/guarantees.md.
 
 use crate::rig::Fault;
-use crate::{counters, nodes, stores};
+use crate::{clusters, counters, nodes, stores};
 
 pub const ALL: &[Fault] = &[
     Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
     Fault { name: "rewind_across_a_restart", guards: "mark", run: counters::rewind_across_a_restart },
+    Fault { name: "failover", guards: "fence", run: clusters::failover },
+    Fault { name: "failover_fenced_by_hand", guards: "", run: clusters::failover_fenced_by_hand },
     Fault { name: "another_step", guards: "step", run: counters::another_step },
     Fault { name: "migrations_under_load", guards: "state", run: counters::migrations_under_load },
+    Fault { name: "migrations_on_a_cluster", guards: "", run: clusters::migrations_on_a_cluster },
+    Fault { name: "cluster_partition", guards: "", run: clusters::cluster_partition },
     Fault { name: "a_row_that_does_not_match", guards: "own_ok", run: counters::a_row_that_does_not_match },
     Fault { name: "deleted_and_created_again", guards: "tombstone", run: counters::deleted_and_created_again },
     Fault { name: "given_back_behind_others", guards: "give_back,mark", run: nodes::given_back_behind_others },

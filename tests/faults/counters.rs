@@ -12,7 +12,7 @@ use crate::support::sql;
 const FLAVORS: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
 
 /// Ids alone: that it refuses is what a guard is for.
-fn ids(checker: &Checker) -> Checker {
+pub fn ids(checker: &Checker) -> Checker {
     let mut only = Checker::default();
     only.add(checker.ids().iter().copied());
     only
@@ -110,37 +110,42 @@ pub fn another_step(run: &Run) -> Outcome {
 
 /// The step is migrated to and fro, while nodes with the one and with the other lease.
 pub fn migrations_under_load(run: &Run) -> Outcome {
-    let mut outcome = Outcome::default();
     let database = Database::start(Flavor::MariaDb);
+    migrate_to_and_fro(run, &[database.port()], run.rounds(100, 8))
+}
+
+/// On the database at `ports`, which are those of its servers.
+pub fn migrate_to_and_fro(run: &Run, ports: &[u16], rounds: u64) -> Outcome {
+    const STEPS: [u64; 2] = [100, 90];
     // Each INSERT comes a while after the look before it, so that migrations fall in between.
-    let node = |step: &str| {
-        run.node_on(&database, Layout::Ticket)
-            .env("SEQSVR_STEP", step)
+    let node = |number: usize| {
+        run.node(ports[number % ports.len()], Layout::Ticket)
+            .env("SEQSVR_STEP", &STEPS[number % 2].to_string())
             .env("SEQSVR_REFILL__MAX_BLOCK", "1000")
             .env("SEQSVR_LIMITS__WAIT", "100ms")
             .env("FAILPOINTS", "ticket-inserts=sleep(20)")
     };
-    let setups = [node("100"), node("90"), node("100"), node("90")];
+    let setups = [0, 1, 2, 3].map(node);
+    let migrate = |number: usize| command(&setups[0], &format!("migrate --step {} --yes", STEPS[number % 2]));
     let mut servers = Vec::new();
     for (number, setup) in setups.iter().enumerate() {
         if number > 0 {
             // A node with another step ends before its first lease.
-            command(&setups[0], &format!("migrate --step {} --yes", [100, 90][number % 2]));
+            migrate(number);
         }
         servers.push(super::rig::start(setup));
     }
     let ports: Vec<u16> = servers.iter().map(Server::port).collect();
-    let rounds = run.rounds(100, 8);
     let all = std::thread::scope(|scope| {
         let load = scope.spawn(|| load_until_gone(&ports, 8));
         for round in 0..rounds {
-            command(&setups[0], &format!("migrate --step {} --yes", [100, 90][usize::from(round % 2 == 1)]));
+            migrate(usize::from(round % 2 == 1));
             std::thread::sleep(Duration::from_millis(100));
         }
         servers.iter_mut().for_each(Server::kill);
         load.join().expect("the load's thread")
     });
-    outcome.rounds = rounds;
+    let mut outcome = Outcome { rounds, ..Outcome::default() };
     outcome.take_in(ids(&all));
     outcome
 }

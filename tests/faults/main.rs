@@ -6,6 +6,7 @@
 mod support;
 
 mod all;
+mod clusters;
 mod counters;
 mod nodes;
 mod rig;
@@ -37,8 +38,12 @@ macro_rules! tests {
 tests! {
     rewind_under_load
     rewind_across_a_restart
+    failover
+    failover_fenced_by_hand
     another_step
     migrations_under_load
+    migrations_on_a_cluster
+    cluster_partition
     a_row_that_does_not_match
     deleted_and_created_again
     given_back_behind_others

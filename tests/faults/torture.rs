@@ -14,6 +14,7 @@
 mod support;
 
 mod all;
+mod clusters;
 mod counters;
 mod nodes;
 mod rig;
