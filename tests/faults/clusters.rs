@@ -5,7 +5,7 @@ use crate::rig::{LAYOUTS, Layout, Outcome, Run, command, start};
 use crate::support::checker::Checker;
 use crate::support::database::Flavor;
 use crate::support::galera::Cluster;
-use crate::support::http::{load, load_of};
+use crate::support::http::load;
 use crate::support::proxy::Proxy;
 use crate::support::replica::Pair;
 use crate::support::server::{Server, Setup, eventually};
@@ -97,7 +97,8 @@ pub fn cluster_partition(run: &Run) -> Outcome {
     let mut outcome = Outcome::default();
     let cluster = Cluster::start();
     for layout in LAYOUTS {
-        let setups = [0, 1, 2].map(|i| run.node_on(cluster.node(i), layout).env("SEQSVR_LIMITS__WAIT", "1s"));
+        let node = |i| run.node_on(cluster.node(i), layout).env("SEQSVR_REFILL__MAX_BLOCK", "500");
+        let setups = [0, 1, 2].map(|i| node(i).env("SEQSVR_LIMITS__WAIT", "1s"));
         let nodes = setups.each_ref().map(start);
         let ports = nodes.each_ref().map(Server::port);
         let mut all = load(&ports, 9, 10_000);
@@ -107,7 +108,7 @@ pub fn cluster_partition(run: &Run) -> Outcome {
             all.merge(load(&ports[..2], 8, 10_000));
             // It hands out what it holds, and then says no.
             eventually("the node that is cut off says no", || {
-                all.merge(ids(&load_of("/new?count=500", &ports[2..], 4, 16)));
+                all.merge(ids(&load(&ports[2..], 8, 40)));
                 (nodes[2].get("/readyz").status == 503).then_some(())
             });
             cluster.heal(2);
