@@ -1,7 +1,7 @@
 //! The faults, in the order of docs/guarantees.md.
 
 use crate::rig::Fault;
-use crate::{counters, nodes, stores};
+use crate::{counters, kills, nodes, stores};
 
 pub const ALL: &[Fault] = &[
     Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
@@ -21,4 +21,6 @@ pub const ALL: &[Fault] = &[
         run: stores::the_socket_of_another_server,
     },
     Fault { name: "killed_on_the_embedded_store", guards: "commit", run: stores::killed_on_the_embedded_store },
+    Fault { name: "kill_of_the_server", guards: "", run: kills::kill_of_the_server },
+    Fault { name: "kill_of_the_database", guards: "", run: kills::kill_of_the_database },
 ];

@@ -7,7 +7,9 @@ mod support;
 
 mod all;
 mod counters;
+mod kills;
 mod nodes;
+#[allow(dead_code)] // make torture reads the rest
 mod rig;
 mod stores;
 
@@ -48,4 +50,6 @@ tests! {
     another_store
     the_socket_of_another_server
     killed_on_the_embedded_store
+    kill_of_the_server
+    kill_of_the_database
 }

@@ -30,7 +30,8 @@ pub struct Outcome {
     pub checker: Checker,
     /// Leased and never handed out, where that was counted.
     pub lost: Option<u64>,
-    stores: u64,
+    /// How many stores were taken in.
+    pub stores: u64,
 }
 
 impl Outcome {

@@ -15,6 +15,7 @@ mod support;
 
 mod all;
 mod counters;
+mod kills;
 mod nodes;
 mod rig;
 mod stores;
