@@ -42,7 +42,9 @@ enum End {
 impl Place {
     fn setups(&self, run: &Run) -> [Setup; 2] {
         let setups = match self {
-            Self::On(database, layout) => [(); 2].map(|()| run.node_on(database, *layout)),
+            Self::On(database, layout) => {
+                [(); 2].map(|()| run.node_on(database, *layout).env("SEQSVR_MYSQL__FAILOVER_SKIP", "1000"))
+            }
             Self::Embedded => {
                 let setups = [(); 2].map(|()| run.setup(Setup::embedded()).patient());
                 let file = setups[0].folder().join("data").display().to_string();
@@ -50,10 +52,7 @@ impl Place {
             }
         };
         setups.map(|setup| {
-            setup
-                .env("SEQSVR_REFILL__MAX_BLOCK", &MAX_BLOCK.to_string())
-                .env("SEQSVR_LOG__LEVEL", "debug")
-                .env("SEQSVR_MYSQL__FAILOVER_SKIP", "1000")
+            setup.env("SEQSVR_REFILL__MAX_BLOCK", &MAX_BLOCK.to_string()).env("SEQSVR_LOG__LEVEL", "debug")
         })
     }
 
@@ -194,8 +193,8 @@ fn kill_again_and_again(run: &Run, place: &Place, ends: &[End]) -> (Checker, u64
     let (mut all, mut all_lost) = (Checker::default(), 0);
     for end in ends {
         let points = match end {
-            // A statement is a small part of a lease, and a start has many.
-            End::At(point, after) if point.starts_with("statement") => {
+            // These are small parts of a lease, and a start has many.
+            End::At(point, after) if point.starts_with("statement") || point.starts_with("sqlite") => {
                 format!("{point}={}*off->return", 20 + 3 * after)
             }
             End::At(point, _) if point.starts_with("fence") || point.starts_with("give") => format!("{point}=return"),
@@ -211,7 +210,7 @@ fn kill_again_and_again(run: &Run, place: &Place, ends: &[End]) -> (Checker, u64
             let others = scope.spawn(|| {
                 let mut all = Checker::default();
                 while !is_over.load(Ordering::Relaxed) {
-                    all.merge(load(&[survivor.port()], 4, 1_000));
+                    all.merge(load(&[survivor.port()], 4, 100));
                 }
                 all
             });

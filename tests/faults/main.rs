@@ -8,6 +8,7 @@ mod support;
 mod all;
 mod counters;
 mod kills;
+mod network;
 mod nodes;
 #[allow(dead_code)] // make torture reads the rest
 mod rig;
@@ -52,4 +53,8 @@ tests! {
     killed_on_the_embedded_store
     kill_of_the_server
     kill_of_the_database
+    black_hole
+    cut_at_every_byte_of_a_ticket
+    cut_at_every_byte_of_a_counter
+    cut_of_a_give_back
 }

@@ -16,6 +16,7 @@ mod support;
 mod all;
 mod counters;
 mod kills;
+mod network;
 mod nodes;
 mod rig;
 mod stores;
