@@ -1,7 +1,7 @@
 //! The faults, in the order of docs/guarantees.md.
 
 use crate::rig::Fault;
-use crate::{clusters, counters, nodes, stores};
+use crate::{clusters, counters, kills, network, nodes, stores};
 
 pub const ALL: &[Fault] = &[
     Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
@@ -25,4 +25,14 @@ pub const ALL: &[Fault] = &[
         run: stores::the_socket_of_another_server,
     },
     Fault { name: "killed_on_the_embedded_store", guards: "commit", run: stores::killed_on_the_embedded_store },
+    Fault { name: "kill_of_the_server", guards: "", run: kills::kill_of_the_server },
+    Fault { name: "kill_of_the_database", guards: "", run: kills::kill_of_the_database },
+    Fault { name: "black_hole", guards: "", run: network::black_hole },
+    Fault { name: "cut_at_every_byte_of_a_ticket", guards: "", run: network::cut_at_every_byte_of_a_ticket },
+    Fault {
+        name: "cut_at_every_byte_of_a_counter",
+        guards: "unknown_outcome",
+        run: network::cut_at_every_byte_of_a_counter,
+    },
+    Fault { name: "cut_of_a_give_back", guards: "", run: network::cut_of_a_give_back },
 ];

@@ -8,7 +8,10 @@ mod support;
 mod all;
 mod clusters;
 mod counters;
+mod kills;
+mod network;
 mod nodes;
+#[allow(dead_code)] // make torture reads the rest
 mod rig;
 mod stores;
 
@@ -53,4 +56,10 @@ tests! {
     another_store
     the_socket_of_another_server
     killed_on_the_embedded_store
+    kill_of_the_server
+    kill_of_the_database
+    black_hole
+    cut_at_every_byte_of_a_ticket
+    cut_at_every_byte_of_a_counter
+    cut_of_a_give_back
 }

@@ -30,7 +30,7 @@ pub struct Outcome {
     pub checker: Checker,
     /// Leased and never handed out, where that was counted.
     pub lost: Option<u64>,
-    /// How many stores there were.
+    /// How many stores were taken in.
     pub stores: u64,
 }
 

@@ -16,6 +16,8 @@ mod support;
 mod all;
 mod clusters;
 mod counters;
+mod kills;
+mod network;
 mod nodes;
 mod rig;
 mod stores;

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -137,14 +138,14 @@ impl Setup {
         let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(String::new()));
         let (lines, written) = (BufReader::new(child.stderr.take().expect("it is piped")), log.clone());
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 let mut log = written.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        Server { child, log, port: 0 }
+        Server { child, log, reader: Some(reader), port: 0 }
     }
 
     /// Runs it to its end: the exit code, and what it wrote to both outputs. Panics if it does not end.
@@ -173,6 +174,8 @@ fn host(database: &Database) -> String {
 pub struct Server {
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Ends with the log.
+    reader: Option<JoinHandle<()>>,
     port: u16,
 }
 
@@ -264,10 +267,13 @@ impl Server {
         format!("/proc/{}/{file}", self.pid())
     }
 
-    /// kill -9, and wait.
+    /// kill -9, and wait; its log is complete then.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
     }
 
     pub fn signal(&self, name: &str) {

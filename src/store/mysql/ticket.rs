@@ -250,6 +250,16 @@ impl Tickets {
         if let Err(breach) = guard::judge(&self.facts(judged, table)) {
             return Err(self.refusal(breach, judged, table, "as seqsvr_meta says"));
         }
+        if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < judged.first_ticket)
+            && before.first_ticket < judged.first_ticket
+        {
+            // A gap, and no alarm: the next lease shows whether the counter is where it should be.
+            let what = format!(
+                "{}: ticket {ticket} of generator_table is discarded, for the tickets were moved on to {} in between",
+                self.server.described, judged.first_ticket
+            );
+            return Err(StoreError::new(ErrorKind::Fenced, what));
+        }
         let blocks = self.blocks(&tickets, table)?;
         if let Some(behind) = self.is_behind(&before, judged, &tickets, &blocks) {
             self.record_regression(session, state).await;

@@ -1,0 +1,270 @@
+//! The network between a node and its database.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::rig::{Layout, Outcome, Run, start};
+use crate::support::checker::Checker;
+use crate::support::database::{Database, Flavor};
+use crate::support::http::{Client, get, load};
+use crate::support::proxy::{Proxy, Side};
+use crate::support::server::{SEED_CONFIG, Server, Setup, eventually};
+
+/// Connections that were open when the network went away are given up by then: the next lease comes within a second, its
+/// statement has 5 s, the others' goodbyes have 2 s.
+const GIVEN_UP: Duration = Duration::from_secs(9);
+
+/// The most connections to a database that does not answer.
+const MOST_CONNECTIONS: usize = 2;
+
+/// Leasing works again within this ...
+const RECOVERY: Duration = Duration::from_secs(5);
+/// ... or, where the machine may be busy with other tests, within this.
+const PATIENT_RECOVERY: Duration = Duration::from_secs(20);
+
+/// Sequences that are asked for in the dark beside `default`.
+const NAMED: usize = 20;
+
+fn leases(server: &Server) -> f64 {
+    server.metric("seqsvr_leases_total{outcome=\"ok\"")
+}
+
+/// Packets are dropped for a minute, and no connection ends of it.
+pub fn black_hole(run: &Run) -> Outcome {
+    let mut outcome = Outcome { rounds: 1, ..Outcome::default() };
+    let database = Database::start(Flavor::MariaDb);
+    let proxy = Proxy::start(database.port());
+    let names: Vec<String> = (0..NAMED).map(|number| format!("s{number}")).collect();
+    let declared: Vec<String> = names.iter().map(|name| format!("{name}: {{}}")).collect();
+    let setup = run
+        .setup(Setup::new(&format!("{SEED_CONFIG}\nsequences: {{{}}}\n", declared.join(", "))))
+        .env("SEQSVR_MYSQL__HOST", &format!("tcp(127.0.0.1:{})", proxy.port()))
+        .env("SEQSVR_REFILL__MAX_BLOCK", "2000000")
+        .env("SEQSVR_REFILL__RUNWAY", "30m")
+        .patient();
+    let server = start(&setup);
+    let port = server.port();
+    let mut all = load(&[port], 8, 5_000);
+    eventually("the runway is there", || (server.metric("seqsvr_ids_held") > 1_000_000.0).then_some(()));
+    let through = proxy.bytes();
+    assert!(through > 0, "the leases came through the proxy");
+
+    proxy.set_black_hole(true);
+    let (began, length) = (Instant::now(), run.seconds(60, 12));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let paced = scope.spawn(|| {
+            let mut all = Checker::default();
+            while !is_over.load(Ordering::Relaxed) {
+                all.merge(load(&[port], 8, 200));
+                thread::sleep(Duration::from_millis(5));
+            }
+            all
+        });
+        // Nobody has ids of these but the first block, at most; that they wait is no error.
+        for name in &names {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    get(port, &format!("/new/{name}?count=60"));
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+        let mut most = 0;
+        while began.elapsed() < length {
+            if began.elapsed() > GIVEN_UP {
+                most = most.max(proxy.connections());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        if most > MOST_CONNECTIONS {
+            all.error(format!("{most} connections to a database that does not answer"));
+        }
+        assert_eq!(proxy.bytes(), through, "nothing went through a black hole");
+        let before = leases(&server);
+        proxy.set_black_hole(false);
+        let back = Instant::now();
+        let bound = if run.is_full { RECOVERY } else { PATIENT_RECOVERY };
+        while leases(&server) <= before && back.elapsed() < bound {
+            // Less is held than should be, so it has to lease.
+            assert_eq!(get(port, "/readyz").status, 200);
+            thread::sleep(Duration::from_millis(10));
+        }
+        println!("leases again after {:?}; {most} connections at most", back.elapsed());
+        if back.elapsed() >= bound {
+            all.error(format!("no lease within {bound:?}: {}", server.log()));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        all.merge(paced.join().expect("the load's thread"));
+    });
+    outcome.take_in(all);
+    outcome
+}
+
+/// Nodes with blocks so small that each request of [`WHOLE`] leases.
+fn small(run: &Run, port: u16, layout: Layout) -> Setup {
+    run.node(port, layout).env("SEQSVR_STEP", "100").env("SEQSVR_REFILL__MAX_BLOCK", "100")
+}
+
+/// As many as one lease brings.
+const WHOLE: &str = "/new?count=100";
+
+/// So many nodes are cut at once, each at places of its own.
+const NODES: u64 = 4;
+
+/// Waits until nothing has moved through `proxy` for a while.
+fn quiet(proxy: &Proxy) -> (u64, u64) {
+    eventually("it is quiet", || {
+        let before = proxy.counted();
+        thread::sleep(Duration::from_millis(4));
+        (proxy.counted() == before).then_some(before)
+    })
+}
+
+/// The bytes of one lease on a connection that is there, of either side.
+fn bytes_of_a_lease(client: &mut Client, proxy: &Proxy, all: &mut Checker) -> (u64, u64) {
+    let mut most = (0, 0);
+    for _ in 0..5 {
+        let before = quiet(proxy);
+        ask(client, all);
+        let after = quiet(proxy);
+        most = (most.0.max(after.0 - before.0), most.1.max(after.1 - before.1));
+    }
+    most
+}
+
+fn ask(client: &mut Client, all: &mut Checker) {
+    match client.try_request("GET", WHOLE, "") {
+        Ok(response) if response.status == 200 => {}
+        other => all.error(format!("{other:?}")),
+    }
+    all.add(client.last_ids());
+}
+
+/// Cuts the connection of a node after each byte of a lease, of both sides, while another node leases: what the lost reply
+/// said is a gap, and the next lease works.
+fn cut_at_every_byte(run: &Run, layout: Layout, flavors: &[Flavor]) -> Outcome {
+    let mut outcome = Outcome::default();
+    for flavor in flavors {
+        let database = Database::start(*flavor);
+        let other_setup = small(run, database.port(), layout);
+        let other = start(&other_setup);
+        let (is_over, cuts) = (AtomicBool::new(false), AtomicU64::new(0));
+        let mut all = Checker::default();
+        thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                let mut all = Checker::default();
+                while !is_over.load(Ordering::Relaxed) {
+                    all.merge(crate::support::http::load_of("/new?count=25", &[other.port()], 2, 40));
+                }
+                all
+            });
+            let nodes: Vec<_> = (0..NODES)
+                .map(|number| {
+                    let (database, cuts) = (&database, &cuts);
+                    scope.spawn(move || cut_one_node(run, layout, database.port(), number, cuts))
+                })
+                .collect();
+            let nodes: Vec<_> = nodes.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            is_over.store(true, Ordering::Relaxed);
+            all.merge(others.join().expect("the load's thread"));
+            nodes.into_iter().for_each(|node| all.merge(node.expect("a node's thread")));
+        });
+        let cuts = cuts.into_inner();
+        println!("{flavor:?}, {layout:?}: {cuts} cuts");
+        assert!(cuts >= run.rounds(200, 8), "{cuts} cuts");
+        outcome.rounds += cuts;
+        outcome.take_in(all);
+    }
+    outcome
+}
+
+/// Every so many places, beginning with those of its `number`, of a lease of one node.
+fn cut_one_node(run: &Run, layout: Layout, database: u16, number: u64, cuts: &AtomicU64) -> Checker {
+    let proxy = Proxy::start(database);
+    let setup = small(run, proxy.port(), layout);
+    let server = start(&setup);
+    let mut client = Client::connect(server.port());
+    let mut all = Checker::default();
+    let (of_client, of_server) = bytes_of_a_lease(&mut client, &proxy, &mut all);
+    assert!(of_client > 50 && of_server > 10, "a lease goes through the proxy: {of_client} and {of_server} bytes");
+    let step = usize::try_from(run.rounds(NODES, 40)).expect("few");
+    for (side, bytes) in [(Side::Client, of_client), (Side::Server, of_server)] {
+        for after in (number * run.rounds(1, 10)..=bytes).step_by(step) {
+            quiet(&proxy);
+            proxy.cut_after(side, after);
+            // The lease that is cut may be the one after the next: some ids are held.
+            eventually(&format!("a cut after {after} bytes of the {side:?}"), || {
+                ask(&mut client, &mut all);
+                proxy.is_cut().then_some(())
+            });
+            cuts.fetch_add(1, Ordering::Relaxed);
+            let before = leases(&server);
+            eventually("the next lease works", || {
+                ask(&mut client, &mut all);
+                (leases(&server) > before).then_some(())
+            });
+        }
+    }
+    all
+}
+
+pub fn cut_at_every_byte_of_a_ticket(run: &Run) -> Outcome {
+    cut_at_every_byte(run, Layout::Ticket, &[Flavor::MariaDb])
+}
+
+pub fn cut_at_every_byte_of_a_counter(run: &Run) -> Outcome {
+    cut_at_every_byte(
+        run,
+        Layout::Counter,
+        if run.is_full { &[Flavor::MariaDb, Flavor::MySql9] } else { &[Flavor::MySql9] },
+    )
+}
+
+/// A node gives its tail back when it stops, and the statement or its reply is cut, while another node leases.
+pub fn cut_of_a_give_back(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    let database = Database::start(Flavor::MariaDb);
+    let proxy = Proxy::start(database.port());
+    let (setup, other_setup) = (run.node(proxy.port(), Layout::Counter), run.node_on(&database, Layout::Counter));
+    let other = start(&other_setup);
+    let mut all = Checker::default();
+    // What giving back takes where nothing is cut; the end of the connection is in it.
+    let (of_client, of_server) = {
+        let mut server = start(&setup);
+        all.merge(load(&[server.port()], 2, 50));
+        let before = quiet(&proxy);
+        assert_eq!(server.stop().code(), Some(0));
+        assert!(server.log().contains("stopped"), "{}", server.log());
+        let after = proxy.counted();
+        (after.0 - before.0, after.1 - before.1)
+    };
+    assert!(of_client > 100 && of_server > 5, "it goes through the proxy: {of_client} and {of_server} bytes");
+    let places =
+        (0..of_server).step_by(usize::try_from(run.rounds(1, 6)).expect("few")).map(|after| (Side::Server, after));
+    let client_places =
+        (0..of_client).step_by(usize::try_from(run.rounds(12, 120)).expect("few")).map(|after| (Side::Client, after));
+    for (side, after) in places.chain(client_places) {
+        outcome.rounds += 1;
+        let mut server = start(&setup);
+        all.merge(load(&[server.port()], 2, 150));
+        quiet(&proxy);
+        proxy.cut_after(side, after);
+        server.signal("TERM");
+        // At once, and beyond what it holds.
+        let mut tails = thread::scope(|scope| {
+            let others = scope.spawn(|| load(&[other.port()], 4, 2_000));
+            assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+            others.join().expect("the load's thread")
+        });
+        assert!(proxy.is_cut(), "after {after} bytes of the {side:?}");
+        // It has remembered what may have gone back.
+        let again = start(&setup);
+        tails.merge(load(&[again.port(), other.port()], 4, 500));
+        all.merge(tails);
+    }
+    outcome.take_in(all);
+    outcome
+}
