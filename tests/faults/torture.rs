@@ -15,6 +15,7 @@ mod support;
 
 mod all;
 mod counters;
+mod database;
 mod kills;
 mod network;
 mod nodes;
