@@ -1,7 +1,7 @@
 //! The faults, in the order of docs/guarantees.md.
 
 use crate::rig::Fault;
-use crate::{counters, database, kills, network, nodes, stores};
+use crate::{clock, counters, database, kills, network, nodes, stores};
 
 pub const ALL: &[Fault] = &[
     Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
@@ -36,4 +36,5 @@ pub const ALL: &[Fault] = &[
     Fault { name: "a_lock_that_is_held", guards: "", run: database::a_lock_that_is_held },
     Fault { name: "deadlocks", guards: "", run: database::deadlocks },
     Fault { name: "idle_connections_are_closed", guards: "", run: database::idle_connections_are_closed },
+    Fault { name: "the_clock_is_set", guards: "", run: clock::the_clock_is_set },
 ];

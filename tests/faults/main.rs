@@ -6,6 +6,7 @@
 mod support;
 
 mod all;
+mod clock;
 mod counters;
 mod database;
 mod kills;
@@ -63,4 +64,5 @@ tests! {
     a_lock_that_is_held
     deadlocks
     idle_connections_are_closed
+    the_clock_is_set
 }

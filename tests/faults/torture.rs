@@ -14,6 +14,7 @@
 mod support;
 
 mod all;
+mod clock;
 mod counters;
 mod database;
 mod kills;
