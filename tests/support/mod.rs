@@ -5,6 +5,7 @@ pub mod database;
 pub mod http;
 pub mod proxy;
 pub mod replica;
+pub mod scripted;
 pub mod server;
 
 use database::Database;
