@@ -107,7 +107,7 @@ fn take(server: &Server, all: &mut Checker) {
 fn rest(run: &Run, server: &Server, all: &mut Checker) {
     let (time, before) = (run.seconds(5, 2), server.cpu());
     thread::sleep(time);
-    let share = (server.cpu() - before).as_secs_f64() / time.as_secs_f64();
+    let share = server.cpu().saturating_sub(before).as_secs_f64() / time.as_secs_f64();
     if share > MOST_CPU {
         all.error(format!("{:.0} % of a core while nobody asks: {}", share * 100.0, server.log()));
     }

@@ -11,14 +11,15 @@ use std::thread;
 /// hashed by a method with a name.
 const CAPABILITIES: u32 = 0x1 | 0x4 | 0x8 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;
 
-const AUTOCOMMIT: u16 = 2;
+/// The status.
+const AUTOCOMMIT: u8 = 2;
 const UTF8MB4: u8 = 45;
 const COM_QUIT: u8 = 1;
 const COM_QUERY: u8 = 3;
 /// The type of a column of text.
 const VAR_STRING: u8 = 0xfd;
-const OK: [u8; 7] = [0, 0, 0, AUTOCOMMIT as u8, 0, 0, 0];
-const END_OF_ROWS: [u8; 5] = [0xfe, 0, 0, AUTOCOMMIT as u8, 0];
+const OK: [u8; 7] = [0, 0, 0, AUTOCOMMIT, 0, 0, 0];
+const END_OF_ROWS: [u8; 5] = [0xfe, 0, 0, AUTOCOMMIT, 0];
 
 /// Serves on a free port until the test's end, and returns the port. Anybody may log in; to a question for variables it
 /// answers with its `version` and `version_comment`, and all else is fine.
@@ -58,13 +59,12 @@ fn serve(mut client: TcpStream, version: &str, comment: &str) -> io::Result<()> 
 
 fn greeting(version: &str) -> Vec<u8> {
     let [low, lower, high, higher] = CAPABILITIES.to_le_bytes();
-    let [status, more] = AUTOCOMMIT.to_le_bytes();
     [
         &[10],
         version.as_bytes(),
         &[0, 1, 0, 0, 0], // the connection's number is 1
         b"12345678\0",    // what a password is hashed with, in two parts
-        &[low, lower, UTF8MB4, status, more, high, higher, 21],
+        &[low, lower, UTF8MB4, AUTOCOMMIT, 0, high, higher, 21],
         &[0; 10],
         b"123456789012\0",
         b"mysql_native_password\0",
