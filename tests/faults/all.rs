@@ -1,7 +1,7 @@
 //! The faults, in the order of docs/guarantees.md.
 
 use crate::rig::Fault;
-use crate::{clusters, counters, kills, network, nodes, stores};
+use crate::{clock, clusters, counters, database, kills, network, nodes, stores};
 
 pub const ALL: &[Fault] = &[
     Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
@@ -35,4 +35,10 @@ pub const ALL: &[Fault] = &[
         run: network::cut_at_every_byte_of_a_counter,
     },
     Fault { name: "cut_of_a_give_back", guards: "", run: network::cut_of_a_give_back },
+    Fault { name: "a_database_that_may_not_write", guards: "", run: database::a_database_that_may_not_write },
+    Fault { name: "no_connection_left", guards: "", run: database::no_connection_left },
+    Fault { name: "a_lock_that_is_held", guards: "", run: database::a_lock_that_is_held },
+    Fault { name: "deadlocks", guards: "", run: database::deadlocks },
+    Fault { name: "idle_connections_are_closed", guards: "", run: database::idle_connections_are_closed },
+    Fault { name: "the_clock_is_set", guards: "", run: clock::the_clock_is_set },
 ];

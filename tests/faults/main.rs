@@ -7,7 +7,9 @@ mod support;
 
 mod all;
 mod clusters;
+mod clock;
 mod counters;
+mod database;
 mod kills;
 mod network;
 mod nodes;
@@ -62,4 +64,10 @@ tests! {
     cut_at_every_byte_of_a_ticket
     cut_at_every_byte_of_a_counter
     cut_of_a_give_back
+    a_database_that_may_not_write
+    no_connection_left
+    a_lock_that_is_held
+    deadlocks
+    idle_connections_are_closed
+    the_clock_is_set
 }

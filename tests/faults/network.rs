@@ -170,7 +170,9 @@ fn cut_at_every_byte(run: &Run, layout: Layout, flavors: &[Flavor]) -> Outcome {
             let nodes: Vec<_> = nodes.into_iter().map(thread::ScopedJoinHandle::join).collect();
             is_over.store(true, Ordering::Relaxed);
             all.merge(others.join().expect("the load's thread"));
-            nodes.into_iter().for_each(|node| all.merge(node.expect("a node's thread")));
+            for node in nodes {
+                all.merge(node.expect("a node's thread"));
+            }
         });
         let cuts = cuts.into_inner();
         println!("{flavor:?}, {layout:?}: {cuts} cuts");

@@ -15,7 +15,9 @@ mod support;
 
 mod all;
 mod clusters;
+mod clock;
 mod counters;
+mod database;
 mod kills;
 mod network;
 mod nodes;

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use crate::support::database::{Database, Flavor};
 use crate::support::server::{SEED_CONFIG, Setup};
-use crate::support::{sql, sql_value};
+use crate::support::{scripted, sql, sql_value};
 
 /// `EX_CONFIG` of sysexits.h.
 const CONFIGURATION: i32 = 78;
@@ -121,6 +121,19 @@ fn a_database_that_refuses_for_good() {
         let (_, commands) = output.split_once("run:\n").expect("the SQL");
         sql(&database, &format!("USE sequence; {commands}"));
         assert_eq!(setup().start().next(), 101, "{flavor:?}");
+    }
+}
+
+#[test]
+fn a_database_whose_tickets_do_not_rise() {
+    for (name, version, comment) in [
+        ("TiDB", "8.0.11-TiDB-v7.5.0", "TiDB Server (Apache License 2.0) Community Edition, MySQL 8.0 compatible"),
+        ("Vitess", "8.0.30-Vitess", "Version: 18.0.0"),
+        ("Vitess", "8.0.30", "MySQL behind vitess"),
+    ] {
+        let port = scripted::start(version, comment);
+        let setup = Setup::new(SEED_CONFIG).env("SEQSVR_MYSQL__HOST", &format!("127.0.0.1:{port}"));
+        refused(&setup, CONFIGURATION, &[name, version, "not rising", "generator_table"]);
     }
 }
 

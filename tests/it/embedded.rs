@@ -1,7 +1,12 @@
 //! The embedded store, through the built binary.
 
-use crate::support::http::load;
-use crate::support::server::Setup;
+use std::collections::HashMap;
+use std::fs;
+use std::process::Command;
+
+use crate::support::checker::Checker;
+use crate::support::http::{Client, load};
+use crate::support::server::{Server, Setup, eventually};
 
 #[test]
 fn the_first_answer_is_the_seeds_and_ids_rise_across_kill_9() {
@@ -60,4 +65,128 @@ fn adopting_the_same_store_forgets_no_mark() {
     let (code, output) = setup.run(&["adopt"]);
     assert_eq!(code, 0, "{output}");
     assert_eq!(setup.start().get("/new").status, 503, "it is the same store, and its ids were handed out");
+}
+
+/// What strace saw of the database's log, in its order, up to the first answer with an id.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Written,
+    Synced,
+    Answered,
+}
+
+fn seen_by_strace(trace: &str) -> Vec<Seen> {
+    let mut begun = HashMap::new();
+    let mut seen = Vec::new();
+    for line in trace.lines() {
+        let Some((thread, call)) = line.split_once(char::is_whitespace) else { continue };
+        let call = call.trim_start();
+        let is_log = call.contains("seqsvr.db-wal");
+        if call.contains(r#"\"id\":"#) {
+            seen.push(Seen::Answered);
+            break;
+        } else if is_log && call.starts_with("pwrite64(") {
+            seen.push(Seen::Written);
+        } else if is_log && call.starts_with("fdatasync(") || call.starts_with("fsync(") {
+            if call.ends_with("<unfinished ...>") {
+                begun.insert(thread, is_log);
+            } else if is_log && call.ends_with(" = 0") {
+                seen.push(Seen::Synced);
+            }
+        } else if call.contains("sync resumed>") && begun.remove(thread) == Some(true) && call.ends_with(" = 0") {
+            seen.push(Seen::Synced);
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_block_is_on_the_disk_before_its_first_id_is_answered() {
+    // As a grandchild, so that the server has the process id that is ended.
+    let strace = ["strace", "-D", "-f", "-y", "-s", "300", "-o", "trace"];
+    let calls = ["-e", "trace=pwrite64,fsync,fdatasync,write,writev,sendto,sendmsg"];
+    let setup = Setup::embedded().by(&[&strace[..], &calls].concat());
+    let mut server = setup.start();
+    assert_eq!(server.next(), 101);
+    server.kill();
+    let trace = fs::read_to_string(setup.folder().join("trace")).expect("strace has run");
+    let seen = seen_by_strace(&trace);
+    assert_eq!(seen.last(), Some(&Seen::Answered), "{trace}");
+    let before = &seen[..seen.len() - 1];
+    assert!(before.contains(&Seen::Written), "the lease is written to the log: {trace}");
+    assert_eq!(before.last(), Some(&Seen::Synced), "nothing is written after the last sync: {trace}");
+}
+
+/// Lets files of the process grow to so many bytes.
+fn limit_files(server: &Server, most: &str) {
+    let limit = format!("--fsize={most}:unlimited");
+    let status = Command::new("prlimit").args(["--pid", &server.pid().to_string(), &limit]).status();
+    assert!(status.expect("prlimit runs").success());
+}
+
+/// Leases all the time, and does not let requests wait for long when that fails.
+fn small_blocks() -> Setup {
+    Setup::embedded().env("SEQSVR_REFILL__MAX_BLOCK", "100").env("SEQSVR_LIMITS__WAIT", "100ms")
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while() {
+    // A write past the limit is an error then, like one to a full disk, and not a signal that ends the process.
+    let setup = small_blocks().by(&["env", "--ignore-signal=XFSZ"]);
+    let server = setup.start();
+    let mut client = Client::connect(server.port());
+    let mut all = Checker::default();
+    for _ in 0..3 {
+        limit_files(&server, "1");
+        let refused = loop {
+            let answer = client.get("/new");
+            all.add(client.last_ids());
+            if answer.status != 200 {
+                break answer;
+            }
+            assert!(all.ids().len() < 5_000, "no id of a block that was not committed");
+        };
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert!(refused.body.contains("data/seqsvr.db") && refused.body.contains("I/O error"), "{refused:?}");
+        limit_files(&server, "unlimited");
+        eventually("it goes on", || {
+            let answer = client.get("/new");
+            all.add(client.last_ids());
+            (answer.status == 200).then_some(())
+        });
+        all.merge(load(&[server.port()], 2, 300));
+    }
+    let ids = all.ids().len();
+    all.assert_clean(ids);
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[test]
+fn a_full_disk_is_called_so() {
+    // Each write to the database's log fails as it does on a full disk, from some on.
+    let setup = small_blocks();
+    let log = setup.folder().join("data/seqsvr.db-wal").display().to_string();
+    let strace = ["strace", "-D", "-f", "-o", "trace", "-P", &log, "-e", "trace=pwrite64"];
+    let fault = ["-e", "inject=pwrite64:error=ENOSPC:when=60+"];
+    let setup = setup.by(&[&strace[..], &fault].concat());
+    let mut server = setup.start();
+    let mut client = Client::connect(server.port());
+    let mut all = Checker::default();
+    let refused = loop {
+        let answer = client.get("/new");
+        all.add(client.last_ids());
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(all.ids().len() < 20_000, "no id of a block that was not committed");
+    };
+    assert!(refused.status == 503 && refused.body.contains("full"), "{refused:?}");
+    assert_eq!(server.get("/livez").status, 200);
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+    server.kill();
+    // With room again.
+    let setup = setup.by(&[]);
+    all.merge(load(&[setup.start().port()], 2, 300));
+    let ids = all.ids().len();
+    all.assert_clean(ids);
 }

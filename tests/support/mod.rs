@@ -6,6 +6,7 @@ pub mod galera;
 pub mod http;
 pub mod proxy;
 pub mod replica;
+pub mod scripted;
 pub mod server;
 
 use database::Database;

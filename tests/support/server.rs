@@ -38,7 +38,8 @@ pub struct Setup {
     folder: TempDir,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
-    open_files: Option<u32>,
+    /// What the binary is started by: `prlimit`, say, and its arguments.
+    starter: Vec<String>,
 }
 
 impl Setup {
@@ -48,7 +49,7 @@ impl Setup {
         if !config.is_empty() {
             std::fs::write(folder.path().join("config.yml"), config).expect("the configuration is written");
         }
-        Self { folder, environment: Vec::new(), arguments: Vec::new(), open_files: None }
+        Self { folder, environment: Vec::new(), arguments: Vec::new(), starter: Vec::new() }
             .env("SEQSVR_PORT", "127.0.0.1:0")
     }
 
@@ -84,8 +85,13 @@ impl Setup {
     }
 
     /// Allows it so many open files and connections, all in all.
-    pub fn open_files(mut self, most: u32) -> Self {
-        self.open_files = Some(most);
+    pub fn open_files(self, most: u32) -> Self {
+        self.by(&["prlimit", &format!("--nofile={most}:{most}")])
+    }
+
+    /// Starts it by another program, which must become the binary, so that it has the process id.
+    pub fn by(mut self, starter: &[&str]) -> Self {
+        self.starter = starter.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -96,13 +102,9 @@ impl Setup {
     /// The binary in the folder; nothing of this process's environment that would configure it.
     pub fn command(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_seqsvr");
-        let mut command = if let Some(most) = self.open_files {
-            let mut command = Command::new("prlimit"); // it becomes the binary
-            command.arg(format!("--nofile={most}:{most}")).arg(binary);
-            command
-        } else {
-            Command::new(binary)
-        };
+        let mut line = self.starter.iter().map(String::as_str).chain([binary]);
+        let mut command = Command::new(line.next().expect("there is the binary"));
+        command.args(line);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEQSVR_")) {
             command.env_remove(name);
         }
