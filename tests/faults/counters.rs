@@ -202,3 +202,48 @@ pub fn deleted_and_created_again(run: &Run) -> Outcome {
     }
     outcome
 }
+
+/// Commands are killed before or after each of their statements, one after the other, and run again, while nodes lease.
+pub fn interrupted_commands(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    let database = Database::start(Flavor::MariaDb);
+    let node =
+        |step| run.node_on(&database, Layout::Ticket).env("SEQSVR_STEP", step).env("SEQSVR_LIMITS__WAIT", "500ms");
+    let setups = [node("100"), node("90")];
+    let one = super::rig::start(&setups[0]);
+    command(&setups[0], "migrate --step 90 --yes");
+    let nodes = [one, super::rig::start(&setups[1])];
+    let ports = nodes.each_ref().map(Server::port);
+    let mut all = Checker::default();
+    // Few requests, for a node may refuse, but many ids, so that it leases.
+    let use_up = |all: &mut Checker| all.merge(ids(&load_of("/new?count=100", &ports, 4, 8)));
+    // Each time with something to do: the step goes to and fro.
+    for lines in [
+        ["migrate --step 100 --yes", "migrate --step 90 --yes"],
+        ["fence default --skip 1000 --yes", "fence default --skip 1000 --yes"],
+        ["migrate --counter --yes", "migrate --counter --yes"],
+    ] {
+        for statement in 0.. {
+            outcome.rounds += 1;
+            let line = lines[statement % 2];
+            let point = if statement % 4 < 2 { "statement-begins" } else { "statement-ended" };
+            let mut interrupted = setups[0].command();
+            interrupted.env("FAILPOINTS", format!("{point}={statement}*off->return")).args(line.split(' '));
+            let is_through = interrupted.output().expect("it starts").status.success();
+            use_up(&mut all);
+            let (_, output) = setups[0].run(&line.split(' ').collect::<Vec<_>>());
+            assert!(!output.contains("panicked"), "{line}: {output}");
+            use_up(&mut all);
+            if is_through {
+                assert!(statement > 4, "{line} was never interrupted");
+                break;
+            }
+        }
+        eventually("somebody leases again", || {
+            use_up(&mut all);
+            nodes.iter().any(|node| !node.get("/readyz").body.contains("leasing fails")).then_some(())
+        });
+    }
+    outcome.take_in(all);
+    outcome
+}

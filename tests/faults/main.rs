@@ -6,8 +6,8 @@
 mod support;
 
 mod all;
-mod clusters;
 mod clock;
+mod clusters;
 mod counters;
 mod database;
 mod kills;
@@ -48,6 +48,7 @@ tests! {
     another_step
     migrations_under_load
     migrations_on_a_cluster
+    interrupted_commands
     cluster_partition
     a_row_that_does_not_match
     deleted_and_created_again

@@ -14,8 +14,8 @@
 mod support;
 
 mod all;
-mod clusters;
 mod clock;
+mod clusters;
 mod counters;
 mod database;
 mod kills;
