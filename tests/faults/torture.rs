@@ -40,7 +40,9 @@ fn main() -> ExitCode {
     let faults: Vec<&Fault> = all::ALL.iter().filter(is_wanted).collect();
     if faults.is_empty() {
         eprintln!("no fault has that in its name; there are:");
-        all::ALL.iter().for_each(|fault| eprintln!("  {}", fault.name));
+        for fault in all::ALL {
+            eprintln!("  {}", fault.name);
+        }
         return ExitCode::from(2);
     }
     let began = Instant::now();

@@ -11,6 +11,7 @@ mod bad_input;
 mod crash;
 mod doctor;
 mod embedded;
+mod fence;
 mod fuzz;
 mod http;
 mod layers;
