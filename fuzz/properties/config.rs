@@ -27,11 +27,8 @@ pub fn check(input: &[u8]) {
         Ok(config) => format!("{config:?}"),
         Err(error) => error.clone(),
     };
-    for secret in SECRETS {
-        if !shown.contains(secret) || !is_only_the_password(secret, text, &environment) {
-            continue;
-        }
-        panic!("the password is shown: {shown}");
+    for secret in SECRETS.into_iter().filter(|secret| shown.contains(secret)) {
+        assert!(!is_only_the_password(secret, text, &environment), "the password is shown: {shown}");
     }
     if let Ok(config) = loaded {
         check_bounds(&config);
@@ -72,7 +69,10 @@ fn is_only_the_password(secret: &str, text: &str, environment: &[(String, String
         "SEQSVR_MYSQL__HOST" => value.contains('@'),
         _ => !value.contains(secret),
     };
-    !shows(&file, secret) && environment.iter().all(|(name, value)| !name.contains(secret) && is_meant(name, value))
+    // A variable's name is shown in lower case too, as a key.
+    let is_only_meant =
+        |(name, value): &(String, String)| !name.to_lowercase().contains(secret) && is_meant(name, value);
+    !shows(&file, secret) && environment.iter().all(is_only_meant)
 }
 
 fn shows(value: &Value, secret: &str) -> bool {
