@@ -25,9 +25,7 @@ impl Failover {
         let pair = Pair::start(flavor);
         let proxy = Proxy::start(pair.primary.port());
         // Three: the third is new when the primary is gone.
-        let wait = if run.is_guarded() { "10s" } else { "500ms" };
-        let node = || run.node(proxy.port(), layout).env("SEQSVR_LIMITS__WAIT", wait);
-        let setups = [(); 3].map(|()| node().env("SEQSVR_MYSQL__FAILOVER_SKIP", skip));
+        let setups = [(); 3].map(|()| run.node(proxy.port(), layout).env("SEQSVR_MYSQL__FAILOVER_SKIP", skip));
         let nodes = [start(&setups[0]), start(&setups[1])];
         let mut all = load(&nodes.each_ref().map(Server::port), 4, 4_000);
         pair.wait_until_caught_up();

@@ -63,13 +63,15 @@ impl Run {
         if self.off.is_empty() { setup } else { setup.env("FAULTS_OFF", self.off) }
     }
 
-    /// A node on the database at `port`. It waits for long for ids and holds few of them, so that it leases often.
+    /// A node on the database at `port`. It holds few ids, so that it leases often, and waits for long for them; where a guard
+    /// is off others may refuse, and nobody waits for long.
     pub fn node(&self, port: u16, layout: Layout) -> Setup {
         let config = format!("{SEED_CONFIG}\n{}\n", layout.sequences());
-        self.setup(Setup::new(&config))
+        let setup = self
+            .setup(Setup::new(&config))
             .env("SEQSVR_MYSQL__HOST", &format!("tcp(127.0.0.1:{port})"))
-            .env("SEQSVR_REFILL__MAX_BLOCK", "5000")
-            .patient()
+            .env("SEQSVR_REFILL__MAX_BLOCK", "5000");
+        if self.is_guarded() { setup.patient() } else { setup }
     }
 
     pub fn node_on(&self, database: &Database, layout: Layout) -> Setup {
