@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -90,22 +89,14 @@ fn humantime(span: Duration) -> String {
 
 /// Each connection's ids rise, and each request is answered.
 fn under_load(server: &Server, clock: &Path, offset: i64, all: &mut Checker) {
-    let is_over = AtomicBool::new(false);
-    all.merge(thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let mut all = Checker::default();
-            while !is_over.load(Ordering::Relaxed) {
-                all.merge(load(&[server.port()], 8, 4_000));
-            }
-            all
-        });
+    let load = || load(&[server.port()], 8, 4_000);
+    let (ids, ()) = crate::rig::under_load(load, || {
         thread::sleep(Duration::from_millis(200));
         set(clock, offset);
         wait_until_ahead(server, offset);
         thread::sleep(Duration::from_millis(200));
-        is_over.store(true, Ordering::Relaxed);
-        load.join().expect("the load's thread")
-    }));
+    });
+    all.merge(ids);
 }
 
 /// The database is away and nothing is left: a request gets its 503 when it has waited for as long as it may.

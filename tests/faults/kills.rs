@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Layout, Outcome, Run, start};
+use crate::rig::{Layout, Outcome, Run, start, under_load};
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{get, load, load_of_until_gone, load_until_gone};
@@ -203,31 +203,23 @@ fn kill_again_and_again(run: &Run, place: &Place, ends: &[End]) -> (Checker, u64
         };
         setup = setup.env("FAILPOINTS", &points);
         let mut victim = start(&setup);
-        let (ports, is_over) = ([victim.port()], AtomicBool::new(false));
-        let (mut ids, others) = thread::scope(|scope| {
-            let singles = scope.spawn(|| load_until_gone(&ports, SINGLES));
-            let batches = scope.spawn(|| load_of_until_gone(&format!("/new?count={BATCH}"), &ports, BATCHES));
-            let others = scope.spawn(|| {
-                let mut all = Checker::default();
-                while !is_over.load(Ordering::Relaxed) {
-                    all.merge(load(&[survivor.port()], 4, 100));
+        let ports = [victim.port()];
+        let of_the_other = || load(&[survivor.port()], 4, 100);
+        let (others, mut ids) = under_load(of_the_other, || {
+            thread::scope(|scope| {
+                let singles = scope.spawn(|| load_until_gone(&ports, SINGLES));
+                let batches = scope.spawn(|| load_of_until_gone(&format!("/new?count={BATCH}"), &ports, BATCHES));
+                match end {
+                    End::At(point, _) => place.end_at(point, &mut victim),
+                    End::After(time) => {
+                        thread::sleep(*time);
+                        victim.kill();
+                    }
                 }
-                all
-            });
-            let ended = catch_unwind(AssertUnwindSafe(|| match end {
-                End::At(point, _) => place.end_at(point, &mut victim),
-                End::After(time) => {
-                    thread::sleep(*time);
-                    victim.kill();
-                }
-            }));
-            is_over.store(true, Ordering::Relaxed);
-            if let Err(panic) = ended {
-                std::panic::resume_unwind(panic);
-            }
-            let mut ids = singles.join().expect("the load's thread");
-            ids.merge(batches.join().expect("the load's thread"));
-            (ids, others.join().expect("the load's thread"))
+                let mut ids = singles.join().expect("the load's thread");
+                ids.merge(batches.join().expect("the load's thread"));
+                ids
+            })
         });
         ids.leased(victim.leased().into_iter().map(|(_, start, end)| (start, end)));
         let verdict = ids.verdict();
@@ -276,16 +268,12 @@ pub fn kill_of_the_database(run: &Run) -> Outcome {
         for _ in 0..run.rounds(13, 1) {
             outcome.rounds += 1;
             eventually("the runway is there", || (server.metric("seqsvr_ids_held") > 150_000.0).then_some(()));
-            let (port, is_over) = (server.port(), AtomicBool::new(false));
-            thread::scope(|scope| {
-                let paced = scope.spawn(|| {
-                    let mut all = Checker::default();
-                    while !is_over.load(Ordering::Relaxed) {
-                        all.merge(load(&[port], 8, 100));
-                        thread::sleep(Duration::from_millis(5));
-                    }
-                    all
-                });
+            let port = server.port();
+            let paced = || {
+                thread::sleep(Duration::from_millis(5));
+                load(&[port], 8, 100)
+            };
+            let (ids, ()) = under_load(paced, || {
                 thread::sleep(Duration::from_millis(100));
                 database.kill();
                 // That much less is held than should be: it has to lease.
@@ -301,9 +289,8 @@ pub fn kill_of_the_database(run: &Run) -> Outcome {
                 if back.elapsed() >= bound && !is_leasing() {
                     all.error(format!("{flavor:?}, {layout:?}: no lease within {bound:?}: {}", server.log()));
                 }
-                is_over.store(true, Ordering::Relaxed);
-                all.merge(paced.join().expect("the load's thread"));
             });
+            all.merge(ids);
         }
         server.kill();
         outcome.take_in(all);

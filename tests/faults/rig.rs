@@ -1,5 +1,8 @@
 //! What a fault's run is given, and what comes of it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use crate::support::checker::Checker;
@@ -125,4 +128,23 @@ pub fn start(setup: &Setup) -> Server {
     let server = setup.start();
     server.wait_until_ready();
     server
+}
+
+/// Runs `load` again and again while `during` runs, however that ends; what they came to.
+pub fn under_load<T>(load: impl Fn() -> Checker + Sync, during: impl FnOnce() -> T) -> (Checker, T) {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let loads = scope.spawn(|| {
+            let mut all = load();
+            while !is_over.load(Ordering::Relaxed) {
+                all.merge(load());
+            }
+            all
+        });
+        // A panic must not leave the load going on for ever.
+        let done = catch_unwind(AssertUnwindSafe(during));
+        is_over.store(true, Ordering::Relaxed);
+        let all = loads.join().expect("the load's thread");
+        (all, done.unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
