@@ -1,6 +1,6 @@
 //! The start, the end, and what is said of both.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::http::{Client, get};
@@ -30,32 +30,40 @@ fn logs_as_json_where_asked_for() {
     }
 }
 
+/// That many clients ask at once.
+const CLIENTS: usize = 8;
+
 #[test]
 fn a_drain_is_seen_first_and_fails_no_request() {
     for signal in ["TERM", "INT"] {
-        let setup = Setup::embedded().env("SEQSVR_SHUTDOWN__LEAD", "500ms");
+        let setup = Setup::embedded().env("SEQSVR_SHUTDOWN__LEAD", "1500ms").patient();
         let mut server = setup.start();
         let port = server.port();
-        let is_over = AtomicBool::new(false);
+        let left = AtomicUsize::new(CLIENTS);
         let (answered, status) = std::thread::scope(|scope| {
-            // A client that respects readiness: it asks before each request, as a load balancer would for it.
-            let client = scope.spawn(|| {
-                let mut answered = 0;
-                while get(port, "/readyz").status == 200 {
-                    let mut client = Client::connect(port);
-                    for _ in 0..20 {
-                        assert_eq!(client.get("/new").status, 200);
-                        answered += 1;
-                    }
-                }
-                is_over.store(true, Ordering::Relaxed);
-                answered
-            });
+            // Clients that respect readiness: they ask before each few requests, as a load balancer would for them.
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut answered = 0;
+                        while get(port, "/readyz").status == 200 {
+                            let mut client = Client::connect(port);
+                            for _ in 0..20 {
+                                assert_eq!(client.get("/new").status, 200);
+                                answered += 1;
+                            }
+                        }
+                        left.fetch_sub(1, Ordering::Relaxed);
+                        answered
+                    })
+                })
+                .collect();
             std::thread::sleep(Duration::from_millis(100));
             server.signal(signal);
-            eventually("readiness says no", || is_over.load(Ordering::Relaxed).then_some(()));
+            eventually("readiness says no", || (left.load(Ordering::Relaxed) == 0).then_some(()));
             assert_eq!(get(port, "/new").status, 200, "during the lead it still answers");
-            (client.join().unwrap(), server.wait())
+            let answered: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+            (answered, server.wait())
         });
         assert!(answered > 20);
         assert_eq!(status.code(), Some(0), "{}", server.log());
