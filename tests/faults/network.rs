@@ -164,7 +164,9 @@ fn cut_at_every_byte(run: &Run, layout: Layout, flavors: &[Flavor]) -> Outcome {
                 nodes.map(|node| node.join().expect("a node's thread"))
             })
         });
-        nodes.into_iter().for_each(|node| all.merge(node));
+        for node in nodes {
+            all.merge(node);
+        }
         let cuts = cuts.into_inner();
         println!("{flavor:?}, {layout:?}: {cuts} cuts");
         assert!(cuts >= run.rounds(200, 8), "{cuts} cuts");
