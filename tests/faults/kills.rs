@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Layout, Outcome, Run, start, under_load};
+use crate::rig::{Layout, Outcome, Run, fill, start, under_load};
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{get, load, load_of_until_gone, load_until_gone};
-use crate::support::server::{Server, Setup, eventually};
+use crate::support::server::{Server, Setup};
 use crate::support::sql;
 
 /// The most that a node leases at once.
@@ -264,10 +264,10 @@ pub fn kill_of_the_database(run: &Run) -> Outcome {
             .env("SEQSVR_REFILL__MAX_BLOCK", "200000")
             .env("SEQSVR_REFILL__RUNWAY", "10m");
         let mut server = start(&setup);
-        let mut all = load(&[server.port()], 8, 5_000);
+        let mut all = Checker::default();
         for _ in 0..run.rounds(13, 1) {
             outcome.rounds += 1;
-            eventually("the runway is there", || (server.metric("seqsvr_ids_held") > 150_000.0).then_some(()));
+            all.merge(fill(&server, 150_000.0));
             let port = server.port();
             let paced = || {
                 thread::sleep(Duration::from_millis(5));

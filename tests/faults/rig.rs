@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::support::checker::Checker;
 use crate::support::database::Database;
-use crate::support::server::{SEED_CONFIG, Server, Setup};
+use crate::support::http::load;
+use crate::support::server::{SEED_CONFIG, Server, Setup, eventually};
 
 /// A fault of docs/guarantees.md, as a thing that can be done to running servers.
 pub struct Fault {
@@ -147,4 +148,14 @@ pub fn under_load<T>(load: impl Fn() -> Checker + Sync, during: impl FnOnce() ->
         let all = loads.join().expect("the load's thread");
         (all, done.unwrap_or_else(|panic| resume_unwind(panic)))
     })
+}
+
+/// Loads a node until it holds more than `least` ids: it holds many only when it sees for a second that many are asked for.
+pub fn fill(server: &Server, least: f64) -> Checker {
+    let mut all = Checker::default();
+    eventually("the runway is there", || {
+        all.merge(load(&[server.port()], 8, 1_000));
+        (server.metric("seqsvr_ids_held") > least).then_some(())
+    });
+    all
 }
