@@ -233,7 +233,7 @@ pub fn idle_connections_are_closed(run: &Run) -> Outcome {
             let status = sql(&database, "SHOW GLOBAL STATUS LIKE 'Aborted_clients'");
             status[0][1].parse().expect("a number")
         };
-        for _ in 0..run.rounds(4, 1) {
+        for _ in 0..run.rounds(2, 1) {
             outcome.rounds += 1;
             use_up(&server, &mut all);
             // Long enough, unless the node looks for news just then.
