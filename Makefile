@@ -23,8 +23,9 @@ test-deps:
 test-loom:
 	SEQSVR_LOOM=1 $(CARGO) test --lib
 
-# Every fault of docs/guarantees.md, in full, with and without its guard, in an hour: tests/faults; ONLY="rewind" for some
-torture: test-deps
+# Every fault of docs/guarantees.md, in full, with and without its guard, within an hour: tests/faults; ONLY="rewind" for some.
+# All of it begins with a minute of each fuzz target.
+torture: test-deps $(if $(ONLY),,fuzz)
 	$(CARGO) test --release --features faults --test torture -- $(ONLY)
 
 # Bounds on speed and loss with the database slow, away or fought for, in half an hour: tests/endurance; ONLY="latency zipf" for some

@@ -194,6 +194,9 @@ impl Database {
                 Layout::Tickets => ("generator_table", CREATE_GENERATOR_TABLE),
                 Layout::Counter => ("seqsvr_sequence", CREATE_SEQUENCE),
             };
+            if layout == Layout::Tickets {
+                self.check_rising(session, &identity, has("generator_table")).await?;
+            }
             let missing: Vec<&str> = [of_default, ("seqsvr_meta", CREATE_META)]
                 .into_iter()
                 .filter_map(|(name, ddl)| (!has(name)).then_some(ddl))
@@ -206,6 +209,9 @@ impl Database {
             return Err(self.gone("generator_table", "seqsvr_meta"));
         }
         let Meta { store_id, layout, revision } = found.ok_or_else(|| self.no_meta())?;
+        if layout == Layout::Tickets {
+            self.check_rising(session, &identity, true).await?;
+        }
         self.check_store(Some(&store_id))?;
         // From here on the marks are of this store, and of no other.
         self.node.remember_store(&store_id);
@@ -214,6 +220,27 @@ impl Database {
             self.make_default(session, &opened).await?;
         }
         Ok(opened)
+    }
+
+    /// Tickets must rise; a server that caches auto-increments can be told not to, by the table.
+    async fn check_rising(
+        &self,
+        session: &mut Session<'_>,
+        identity: &Identity,
+        is_there: bool,
+    ) -> Result<(), StoreError> {
+        let Some(server) = &identity.caches else { return Ok(()) };
+        if is_there {
+            let rows: Vec<(String, String)> = session.rows("SHOW CREATE TABLE generator_table").await?;
+            if rows.first().is_some_and(|(_, ddl)| ddl.to_ascii_uppercase().contains("AUTO_ID_CACHE=1 ")) {
+                return Ok(());
+            }
+        }
+        Err(self.misconfigured(&format!(
+            "this is {server}, which caches auto-increment values per server: unique, but not rising. generator_table can be used \
+             on TiDB if it is made with AUTO_ID_CACHE 1; or declare the sequence default in the configuration (sequences: \
+             {{default: {{}}}}), which puts it into the counter layout of a new database"
+        )))
     }
 
     fn gone(&self, what: &str, told_by: &str) -> StoreError {

@@ -330,6 +330,8 @@ impl Server {
 pub(super) struct Identity {
     /// An expression whose value is the identity: a cluster's own where there is one, for its nodes share the counter.
     pub(super) expression: String,
+    /// The make and version of a server that caches auto-increments: unique, but not rising. No tickets can be had from it.
+    pub(super) caches: Option<String>,
 }
 
 /// The variables that tell which expression there is.
@@ -337,26 +339,17 @@ const IDENTITY_VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN (
      'server_uuid', 'wsrep_on', 'group_replication_group_name', 'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog')";
 
 impl Identity {
-    /// Chooses the expression. Refuses servers whose auto-increments do not rise, and, where that is asked for, those that may
-    /// lose what they have acknowledged.
+    /// Chooses the expression. Where that is asked for, refuses servers that may lose what they have acknowledged.
     pub(super) async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
         let variables: Vec<(String, String)> = session.rows(IDENTITY_VARIABLES).await?;
         let value = |name: &str| {
             variables.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value.as_str())
         };
         let version = format!("{} {}", value("version"), value("version_comment"));
-        for caching in ["TiDB", "Vitess"] {
-            if version.to_ascii_lowercase().contains(&caching.to_ascii_lowercase()) {
-                return Err(StoreError::new(
-                    ErrorKind::Misconfigured,
-                    format!(
-                        "{}: this is {caching} ({version}), which caches auto-increment values per server: unique, but \
-                         not rising. generator_table can't be used on it",
-                        session.server.described
-                    ),
-                ));
-            }
-        }
+        let caches = ["TiDB", "Vitess"]
+            .into_iter()
+            .find(|make| version.to_ascii_lowercase().contains(&make.to_ascii_lowercase()))
+            .map(|make| format!("{make} ({version})"));
         if session.server.requires_durable {
             let is_logged = value("log_bin").eq_ignore_ascii_case("ON");
             let lossy = [("innodb_flush_log_at_trx_commit", true), ("sync_binlog", is_logged)]
@@ -386,6 +379,6 @@ impl Identity {
         } else {
             "CONCAT(@@hostname, ':', @@port, ':', @@server_id)"
         };
-        Ok(Self { expression: expression.to_owned() })
+        Ok(Self { expression: expression.to_owned(), caches })
     }
 }
