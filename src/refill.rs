@@ -287,7 +287,7 @@ impl Refill {
         let (store, names) = (self.store.clone(), [sequence.name().clone()]);
         match guarded(async move { store.store().find(&names).await }).await {
             Ok(found) => {
-                sequence.announce(found?.first());
+                sequence.announce_again(found?.first());
                 Ok(())
             }
             Err(broken) => Err(self.broken(&broken)),

@@ -400,14 +400,25 @@ impl Sequence {
 
     /// Takes in what the store says of it; `None` where the store has no such sequence. The refill acts on it.
     pub(crate) fn announce(&self, found: Option<&Definition>) {
+        self.announce_if(found, |terms, before| {
+            // Readings may overtake each other: what is older says nothing. (0 is not counted: `default` has it in the
+            // ticket layout.)
+            terms.incarnation >= before.incarnation || terms.incarnation == 0
+        });
+    }
+
+    /// As [`announce`](Self::announce), also what looks older, by who was refused with what is newer: a failover may have lost
+    /// a change. Taken wrongly, it costs the ids that are held.
+    pub(crate) fn announce_again(&self, found: Option<&Definition>) {
+        self.announce_if(found, |_, _| true);
+    }
+
+    fn announce_if(&self, found: Option<&Definition>, is_right: impl FnOnce(Terms, Terms) -> bool) {
         {
             let mut announced = self.announced();
             let terms = found.map_or(announced.terms, |found| found.terms);
             let is_deleted = found.is_none_or(|found| found.is_deleted);
-            // Readings may overtake each other: what is older says nothing. (0 is not counted: `default` has it in the
-            // ticket layout.)
-            let is_older = terms.incarnation < announced.terms.incarnation && terms.incarnation != 0;
-            if is_older || (announced.terms == terms && announced.is_deleted == is_deleted) {
+            if !is_right(terms, announced.terms) || (announced.terms == terms && announced.is_deleted == is_deleted) {
                 return;
             }
             *announced = Announced { terms, is_deleted, is_new: true };

@@ -78,15 +78,23 @@ pub(super) fn fence(config: &Config, fencing: &Fencing) -> Result<(), AppError> 
         if let Some(name) = &fencing.name {
             fence_one(store, name, fence, &mut script).await?;
         } else {
-            let mut after = None;
+            let (mut after, mut failed) = (None, Vec::new());
             loop {
                 let page = store.list(after.as_ref(), PAGE).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.name.clone());
                 // The deleted ones too: one that is made again goes on from its counter.
+                // One that can't be fenced must not keep the others from it.
                 for definition in &page {
-                    fence_one(store, &definition.name, fence, &mut script).await?;
+                    if let Err(error) = fence_one(store, &definition.name, fence, &mut script).await {
+                        eprintln!("seqsvr: {} is not fenced: {error}", definition.name);
+                        failed.push(definition.name.to_string());
+                    }
                 }
+            }
+            if !failed.is_empty() {
+                failed.truncate(20);
+                return Err(AppError::Failed(format!("not all are fenced: {} ...", failed.join(", "))));
             }
         }
         Ok(())
@@ -156,6 +164,9 @@ pub(super) fn migrate(config: &Config, migrate: &Migrate) -> Result<(), AppError
 }
 
 fn print_script(script: &mut Script) -> Result<(), AppError> {
+    if !script.statements.is_empty() {
+        print("-- with the numbers of now, to be read and not to be run: others count on meanwhile\n")?;
+    }
     script.statements.drain(..).try_for_each(|statement| print(&format!("{statement};\n")))
 }
 

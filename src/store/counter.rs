@@ -106,7 +106,8 @@ impl Row {
     fn fenced(&self, name: &SequenceName, fence: Fence, server: &str) -> Result<Self, StoreError> {
         let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
         let next_id = match fence {
-            Fence::Skip(ids) => self.next_id.saturating_add(ids),
+            // Past the largest id too: it is used up then, until somebody raises that.
+            Fence::Skip(ids) => return Ok(self.fenced_at(self.next_id.saturating_add(ids).min(MAX_END), server)),
             Fence::Past(id) if id.saturating_add(1) < self.next_id && self.server != server => {
                 return refused(format!(
                     "the counter of sequence {name} is not safe, and one of the nodes has leased up to {}: --past can't be below \
@@ -124,10 +125,13 @@ impl Row {
                 self.max_id
             ));
         }
+        Ok(self.fenced_at(next_id, server))
+    }
+
+    fn fenced_at(&self, next_id: u64, server: &str) -> Self {
         // What is held may be held twice where a node found the counter below what it had leased.
-        let drops = self.server == REGRESSED;
-        let incarnation = self.incarnation + u32::from(drops);
-        Ok(Self { next_id, incarnation, server: server.to_owned(), ..self.clone() })
+        let incarnation = self.incarnation + u32::from(self.server == REGRESSED);
+        Self { next_id: next_id.max(self.next_id), incarnation, server: server.to_owned(), ..self.clone() }
     }
 
     /// The statement that writes the row, for people to read.
@@ -357,8 +361,9 @@ mod tests {
         assert!(fence(Fence::Past(499), &elsewhere).unwrap_err().contains("leased up to 500"));
         assert_eq!(fence(Fence::Past(3), &here), Ok(here.clone()), "nothing to do");
         assert_eq!(fence(Fence::Skip(500), &elsewhere).unwrap().next_id, 1_001, "used up, and safe");
-        assert!(fence(Fence::Skip(501), &elsewhere).unwrap_err().contains("--max-id"));
-        assert!(fence(Fence::Skip(u64::MAX), &elsewhere).is_err() && fence(Fence::Past(u64::MAX), &elsewhere).is_err());
+        assert_eq!(fence(Fence::Skip(900), &elsewhere).unwrap().next_id, 1_401, "its largest id may be raised later");
+        assert_eq!(fence(Fence::Skip(u64::MAX), &elsewhere).unwrap().next_id, MAX_END);
+        assert!(fence(Fence::Past(1_001), &elsewhere).unwrap_err().contains("--max-id"));
         let behind = Row { server: REGRESSED.into(), ..row() };
         assert_eq!(
             fence(Fence::Skip(9), &behind),

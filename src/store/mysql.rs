@@ -57,12 +57,24 @@ impl MySql {
         sequence.is_default() && self.database.layout().is_none_or(|layout| layout == Layout::Tickets)
     }
 
+    /// A connection. Where none is to be had, all is looked at anew: there may be another server behind the name then.
+    async fn connect(&self) -> Result<Session<'_>, StoreError> {
+        self.server.connect().await.inspect_err(|_| self.database.forget())
+    }
+
     /// To be called with what came of the work on `session`. What fails may have changed: it is looked at anew.
     async fn finish<T>(&self, session: Session<'_>, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        let is_known =
-            |kind| matches!(kind, ErrorKind::Conflict | ErrorKind::Fenced | ErrorKind::Exhausted | ErrorKind::Refused);
-        if outcome.as_ref().is_err_and(|error| !is_known(error.kind)) {
-            self.database.forget();
+        if let Err(error) = &outcome {
+            if !matches!(error.kind, ErrorKind::Conflict | ErrorKind::Exhausted | ErrorKind::Refused) {
+                self.database.forget();
+            }
+            // Connections that were made before a failover may lead to the server of before.
+            if matches!(
+                error.kind,
+                ErrorKind::NotFenced | ErrorKind::Fenced | ErrorKind::Regressed | ErrorKind::OtherStore
+            ) {
+                self.server.renew();
+            }
         }
         session.close_if_useless().await;
         outcome
@@ -72,7 +84,7 @@ impl MySql {
 #[async_trait]
 impl BlockStore for MySql {
     async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
-        let mut session = self.server.connect().await?;
+        let mut session = self.connect().await?;
         let leased = async {
             let opened = self.database.opened(&mut session).await?;
             if sequence.is_default() && opened.layout == Layout::Tickets {
@@ -99,7 +111,7 @@ impl BlockStore for MySql {
     }
 
     async fn give_back(&self, sequence: &SequenceName, terms: Terms, tail: Block) -> Result<bool, StoreError> {
-        let mut session = self.server.connect().await?;
+        let mut session = self.connect().await?;
         let given_back = async {
             let opened = self.database.opened(&mut session).await?;
             self.counters.give_back(&mut session, &opened, sequence, terms, tail).await
@@ -109,7 +121,7 @@ impl BlockStore for MySql {
     }
 
     async fn find(&self, names: &[SequenceName]) -> Result<Vec<Definition>, StoreError> {
-        let mut session = self.server.connect().await?;
+        let mut session = self.connect().await?;
         let found = async {
             let opened = self.database.opened(&mut session).await?;
             let mut found = self.counters.find(&mut session, names).await?;
@@ -124,7 +136,7 @@ impl BlockStore for MySql {
     }
 
     async fn revision(&self) -> Result<u64, StoreError> {
-        let mut session = self.server.connect().await?;
+        let mut session = self.connect().await?;
         let revision = async {
             let opened = self.database.opened(&mut session).await?;
             self.database.revision(&mut session, &opened).await
@@ -149,7 +161,7 @@ impl BlockStore for MySql {
 #[async_trait]
 impl Catalog for MySql {
     async fn list(&self, after: Option<&SequenceName>, most: u32) -> Result<Vec<Definition>, StoreError> {
-        let mut session = self.server.connect().await?;
+        let mut session = self.connect().await?;
         let opened = self.database.opened(&mut session).await?;
         let mut found = self.counters.list(&mut session, after, most).await?;
         if opened.layout == Layout::Tickets {
@@ -168,7 +180,7 @@ impl Catalog for MySql {
     }
 
     async fn edit(&self, name: &SequenceName, edit: &Edit, script: &mut Script) -> Result<bool, StoreError> {
-        let opened = self.database.opened(&mut self.server.connect().await?).await?;
+        let opened = self.database.opened(&mut self.connect().await?).await?;
         match edit {
             Edit::Fence(fence) if name.is_default() && opened.layout == Layout::Tickets => {
                 self.tickets.fence(&opened, *fence, script).await
@@ -183,13 +195,13 @@ impl Catalog for MySql {
     }
 
     async fn foreign_rows(&self) -> Result<Vec<String>, StoreError> {
-        let mut session = self.server.connect().await?;
+        let mut session = self.connect().await?;
         let opened = self.database.opened(&mut session).await?;
         if opened.layout == Layout::Tickets { ticket::foreign_rows(&mut session).await } else { Ok(Vec::new()) }
     }
 
     async fn migrate(&self, migration: Migration, script: &mut Script) -> Result<String, StoreError> {
-        let mut session = self.server.connect().await?;
+        let mut session = self.connect().await?;
         let opened = self.database.opened(&mut session).await?;
         let migrated = match migration {
             Migration::Counter => self.move_default_on(&mut session, &opened, script).await,

@@ -150,27 +150,34 @@ pub fn migrate_to_and_fro(run: &Run, ports: &[u16], rounds: u64) -> Outcome {
     outcome
 }
 
-/// A lease that matches no row, right after one that did: there is no id left.
+/// A lease that matches no row, for no id is left, right after one of another sequence on the same connection.
 pub fn a_row_that_does_not_match(run: &Run) -> Outcome {
     let mut outcome = Outcome::default();
     for flavor in FLAVORS {
         let database = Database::start(flavor);
-        let setup = run.node_on(&database, Layout::Counter).env("SEQSVR_REFILL__MAX_BLOCK", "10");
-        let server = super::rig::start(&setup);
-        let mut all = Checker::default();
+        let node = || run.node_on(&database, Layout::Counter).env("SEQSVR_REFILL__MAX_BLOCK", "50");
+        let setups = [node(), node()];
+        let nodes = setups.each_ref().map(super::rig::start);
+        let ports = nodes.each_ref().map(Server::port);
         for round in 0..run.rounds(20, 3) {
             outcome.rounds += 1;
-            let name = format!("short{round}");
-            command(&setup, &format!("sequence create {name} --step 10 --max-id 95"));
-            let path = format!("/new/{name}");
-            let got = load_of(&path, &[server.port()], 2, 150);
-            // Each sequence counts for itself.
-            all.add(got.ids().iter().map(|id| id + round * 1_000));
-            if run.is_guarded() {
-                assert_eq!((got.ids().len(), server.get(&path).status), (95, 507), "{flavor:?}");
+            let (long, short) = (format!("long{round}"), format!("short{round}"));
+            command(&setups[0], &format!("sequence create {long} --step 10"));
+            command(&setups[0], &format!("sequence create {short} --step 10 --max-id 5"));
+            let path = format!("/new/{short}");
+            let mut all = Checker::default();
+            for _ in 0..10 {
+                load_of(&format!("/new/{long}"), &ports[..1], 1, 40);
+                all.merge(ids(&load_of(&path, &ports[..1], 1, 5)));
             }
+            if run.is_guarded() {
+                assert_eq!((all.ids().len(), nodes[0].get(&path).status), (5, 507), "{flavor:?}");
+            }
+            // What it was handed then is another sequence's, and comes a second time.
+            command(&setups[0], &format!("sequence alter {short} --max-id 1000"));
+            all.merge(ids(&load_of(&path, &ports[1..], 1, 600)));
+            outcome.take_in(all);
         }
-        outcome.take_in(all);
     }
     outcome
 }

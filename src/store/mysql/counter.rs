@@ -113,12 +113,13 @@ impl Counters {
     ) -> Result<StoreError, StoreError> {
         let skip = self.failover_skip;
         faults::point("fence-begins");
-        // One past the largest id at most: it is used up then, and safe.
+        // Past the largest id too: it is used up then, until somebody raises that. As a number, for what is in a column is not to
+        // be trusted with quotes.
+        let old: String = row.server.bytes().map(|byte| format!("{byte:02x}")).collect();
         let sql = format!(
-            "UPDATE seqsvr_sequence SET next_id = LEAST(GREATEST(next_id, {mark}) + {skip}, GREATEST(next_id, max_id + 1)), \
-             server = {} WHERE name = '{name}' AND server = '{}'",
-            opened.fence(),
-            row.server
+            "UPDATE seqsvr_sequence SET next_id = GREATEST(next_id, {mark}) + {skip}, server = {} WHERE name = '{name}' \
+             AND server = 0x{old}",
+            opened.fence()
         );
         let at = &self.server.described;
         let what = if session.execute(&sql).await?.affected_rows == 1 {

@@ -23,7 +23,7 @@ pub(super) const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS seqsvr_meta (
   id           TINYINT UNSIGNED NOT NULL PRIMARY KEY,  -- always 1
   step         INT UNSIGNED     NOT NULL,              -- ids per ticket
   first_ticket BIGINT UNSIGNED  NOT NULL,              -- tickets below it are not handed out
-  state        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- ok, regressed, migrating, moved
+  state        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- ok, regressed, migrating-..., moved
   server       VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server that the tickets were last fenced for
   store_id     CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   revision     BIGINT UNSIGNED  NOT NULL DEFAULT 1     -- +1 whenever a sequence is created, altered, advanced or deleted

@@ -9,6 +9,7 @@
 use super::super::Script;
 use super::super::counter::Row;
 use super::database::{MOVED, Opened, RETIRED};
+use super::ticket::{MIGRATING, ticket_block};
 use super::{ErrorKind, Layout, MySql, Session, StoreError};
 use crate::config::{DEFAULT_MAX_ID, Step};
 use crate::name::SequenceName;
@@ -18,6 +19,9 @@ struct Begun {
     step: Step,
     /// Nobody hands out this one, nor what is allocated after it.
     ticket: u64,
+    /// The `state` that says that this run of the command is at it. One that begins later takes over, and this one fails:
+    /// its numbers are old then.
+    state: String,
 }
 
 impl MySql {
@@ -30,8 +34,11 @@ impl MySql {
     ) -> Result<Begun, StoreError> {
         let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
         let identity = &opened.identity.expression;
-        let sql =
-            format!("UPDATE seqsvr_meta SET state = 'migrating' WHERE id = 1 AND state = 'ok' AND server = {identity}");
+        let begun = format!("{MIGRATING}-{:06x}", uuid::Uuid::new_v4().as_u64_pair().0 >> 40);
+        let sql = format!(
+            "UPDATE seqsvr_meta SET state = '{begun}' WHERE id = 1 AND (state = 'ok' OR state LIKE '{MIGRATING}%') \
+             AND server = {identity}"
+        );
         if script.runs(|| sql.clone()) {
             session.execute(&sql).await?;
         }
@@ -40,7 +47,7 @@ impl MySql {
         let Some((state, is_fenced, step, first_ticket)) = rows.into_iter().next() else {
             return refused("the row of seqsvr_meta is gone. Put it back from a backup".to_owned());
         };
-        let is_begun = state == "migrating" || (script.is_dry_run && state == "ok");
+        let is_begun = state == begun || (script.is_dry_run && (state == "ok" || state.starts_with(MIGRATING)));
         if !is_begun || !is_fenced {
             return refused(format!(
                 "the counter of generator_table is not safe (state '{state}'{}). See what `seqsvr doctor` says, and run `seqsvr \
@@ -51,7 +58,7 @@ impl MySql {
         let step = Step::new(step)
             .ok_or_else(|| StoreError::new(ErrorKind::Misconfigured, "the step in seqsvr_meta is 0".to_owned()))?;
         let ticket = self.tickets.allocate(session, script).await?;
-        Ok(Begun { step, ticket: ticket.max(first_ticket) })
+        Ok(Begun { step, ticket: ticket.max(first_ticket), state: begun })
     }
 
     /// To another step. What is handed out with it begins past the last id of the old one.
@@ -72,26 +79,29 @@ impl MySql {
         if rows.first().is_some_and(|(step, state)| *step == new.get() && state == "ok") {
             return Ok(format!("the step is {} already", new.get()));
         }
-        let Begun { step: old, ticket } = self.begin(session, opened, script).await?;
-        let Some(last) = last_before(ticket, old.get(), new.get()) else {
-            return refused(format!("with step {} the tickets would be past the end of all numbers", new.get()));
-        };
-        if let Some(end) = self.tickets.end_of_column(session).await?.filter(|end| last >= *end) {
-            // Nothing is changed yet, so that nodes can go on as before.
-            let sql = "UPDATE seqsvr_meta SET state = 'ok' WHERE id = 1 AND state = 'migrating'";
-            if script.runs(|| sql.to_owned()) {
-                session.execute(sql).await?;
+        let Begun { step: old, ticket, state } = self.begin(session, opened, script).await?;
+        let end = self.tickets.end_of_column(session).await?;
+        let last = match last_before(ticket, old.get(), new.get()) {
+            Some(last) if end.is_none_or(|end| last < end) && ticket_block(last + 1, new.get()).is_some() => last,
+            last => {
+                // Nothing is changed yet, so that nodes can go on as before.
+                let sql = format!("UPDATE seqsvr_meta SET state = 'ok' WHERE id = 1 AND state = '{state}'");
+                if script.runs(|| sql.clone()) {
+                    session.execute(&sql).await?;
+                }
+                let is_past_ids = last.is_none_or(|last| ticket_block(last + 1, new.get()).is_none());
+                let why = if is_past_ids {
+                    format!("no id would be left, for those of the ticket layout end at {DEFAULT_MAX_ID}")
+                } else {
+                    "the next ticket would be past the column's end. Widen it first: seqsvr migrate --widen".to_owned()
+                };
+                return refused(format!("with step {} {why}", new.get()));
             }
-            return refused(format!(
-                "with step {} the next ticket would be {last}, past the column's end ({end}). Widen it first: seqsvr migrate \
-                 --widen",
-                new.get()
-            ));
-        }
+        };
         self.tickets.raise(session, last, script).await?;
+        // Not the revision: that tells of counters.
         let sql = format!(
-            "UPDATE seqsvr_meta SET step = {}, first_ticket = {}, state = 'ok', revision = revision + 1 WHERE id = 1 AND state = \
-             'migrating'",
+            "UPDATE seqsvr_meta SET step = {}, first_ticket = {}, state = 'ok' WHERE id = 1 AND state = '{state}'",
             new.get(),
             last + 1
         );
@@ -125,7 +135,7 @@ impl MySql {
         if !script.is_dry_run {
             self.counters.make_table(session).await?;
         }
-        let Begun { step, ticket } = self.begin(session, opened, script).await?;
+        let Begun { step, ticket, state } = self.begin(session, opened, script).await?;
         let past = ticket.saturating_add(1).saturating_mul(step.get()).saturating_add(1);
         // 3. The counter begins past it.
         let mut transaction = self.server.transaction().await?;
@@ -145,7 +155,7 @@ impl MySql {
             self.counters.write(&mut transaction, &name, before.is_some(), &after).await?;
         }
         let sql = format!(
-            "UPDATE seqsvr_meta SET state = '{MOVED}', revision = revision + 1 WHERE id = 1 AND state = 'migrating'"
+            "UPDATE seqsvr_meta SET state = '{MOVED}', revision = revision + 1 WHERE id = 1 AND state = '{state}'"
         );
         if script.runs(|| sql.clone()) && transaction.execute(&sql).await?.affected_rows != 1 {
             return refused("somebody else moves it just now".to_owned());

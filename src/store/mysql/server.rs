@@ -31,10 +31,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// - `autocommit`: a server's `init_connect` may have turned it off.
 /// - `sql_mode`: a number past the column's end must be an error, not a silently smaller number.
 /// - The lock waits end before our statement time-out, so that no statement is left behind on the server.
-/// - On a Galera node of MariaDB each statement waits for what the cluster has committed before it, so that a look after an
-///   INSERT can't miss a migration that another node began. (A comment to all others.)
-const SESSION: &str = "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4 \
-     /*M!100100 , wsrep_sync_wait = 7 */";
+const SESSION: &str =
+    "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4";
+
+/// On a Galera node each statement waits for what the cluster has committed before it, so that a look after an INSERT can't
+/// miss a migration that another node began. Not every server knows it.
+const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 7";
 
 /// While the database does not answer, so many connections are tried at once: more would only hang beside each other.
 const ATTEMPTS_WHILE_AWAY: usize = 2;
@@ -47,6 +49,8 @@ pub(super) struct Server {
     /// The last connection or statement had no answer. Relaxed: who misses it for a moment only tries once more.
     is_away: AtomicBool,
     attempts: Semaphore,
+    /// It is a node of a Galera cluster. Relaxed: who finds out sets its own session by itself.
+    is_galera: AtomicBool,
     /// For people: `MySQL at tcp(localhost:3306), database sequence`. Without the password.
     pub(super) described: String,
     requires_durable: bool,
@@ -85,6 +89,7 @@ impl Server {
             options,
             is_away: AtomicBool::new(false),
             attempts: Semaphore::new(ATTEMPTS_WHILE_AWAY),
+            is_galera: AtomicBool::new(false),
             described: format!("MySQL at {}, database {}", config.host, config.database),
             requires_durable: config.require_durable.0,
         }
@@ -101,13 +106,20 @@ impl Server {
         self.session(async |pool: Pool| pool.start_transaction(TxOpts::default()).await).await
     }
 
-    async fn session<C>(
+    async fn session<C: Queryable>(
         &self,
         connect: impl AsyncFnOnce(Pool) -> mysql_async::Result<C>,
     ) -> Result<Session<'_, C>, StoreError> {
         let attempt = async {
             let turn = if self.is_away.load(Ordering::Relaxed) { self.attempts.acquire().await.ok() } else { None };
-            (turn, connect(self.pool()).await)
+            let mut conn = connect(self.pool()).await;
+            if self.is_galera.load(Ordering::Relaxed)
+                && let Ok(found) = &mut conn
+                && let Err(error) = found.query_drop(GALERA_SESSION).await
+            {
+                conn = Err(error);
+            }
+            (turn, conn)
         };
         match timeout(CONNECT_TIMEOUT, attempt).await {
             Ok((turn, Ok(conn))) => Ok(Session { conn, server: self, is_useless: false, _turn: turn }),
@@ -129,9 +141,13 @@ impl Server {
     /// Takes in whether there was an answer. With the first that fails to come, what is idle is closed: a connection that
     /// hangs looks like one that does not, and would cost a time-out when it is taken.
     fn heard(&self, is_answer: bool) {
-        if self.is_away.swap(!is_answer, Ordering::Relaxed) || is_answer {
-            return;
+        if !self.is_away.swap(!is_answer, Ordering::Relaxed) && !is_answer {
+            self.renew();
         }
+    }
+
+    /// Makes the pool anew: no connection of now is used again.
+    pub(super) fn renew(&self) {
         let new = Pool::new(self.options.clone());
         let old = std::mem::replace(&mut *self.pool.lock().unwrap_or_else(PoisonError::into_inner), new);
         // Who still uses one of its connections goes on; it is closed when it is given back.
@@ -369,7 +385,12 @@ impl Identity {
         }
         // `@@server_uuid` does not exist on MariaDB. Its `@@server_uid` is no identity: tried on 10.11, two servers with
         // data of their own had the same on the same port, and one server another on another port.
-        let expression = if value("wsrep_on").eq_ignore_ascii_case("ON") {
+        let is_galera = value("wsrep_on").eq_ignore_ascii_case("ON");
+        session.server.is_galera.store(is_galera, Ordering::Relaxed);
+        if is_galera {
+            session.execute(GALERA_SESSION).await?;
+        }
+        let expression = if is_galera {
             "(SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
               WHERE VARIABLE_NAME = 'WSREP_CLUSTER_STATE_UUID')"
         } else if !value("group_replication_group_name").is_empty() {

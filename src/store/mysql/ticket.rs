@@ -15,6 +15,7 @@
 use std::fmt::Write;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use tokio::sync::Mutex;
@@ -32,6 +33,7 @@ use crate::segment::{Block, push_joined};
 
 mod meta;
 
+pub(super) use meta::MIGRATING;
 use meta::Seen;
 
 /// The most tickets of one INSERT: 1000 take 8 to 18 ms.
@@ -54,8 +56,11 @@ const COUNTER_START: u64 = 1 << 31;
 
 const WIDEN: &str = "ALTER TABLE generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT";
 
-/// So many looks in a row that find too few rows are an alarm.
+/// So many looks in a row that find too few rows, ...
 const SHORT_LOOKS: u32 = 3;
+
+/// ... over so long, are an alarm: a cluster's new primary may have to catch up.
+const SHORT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The most rows of this node that wait to be deleted: 8 bytes each.
 const MOST_ROWS_REMEMBERED: usize = 100_000;
@@ -82,10 +87,12 @@ struct State {
     counter: u64,
     /// The ids of this node's rows that are not deleted yet, rising; the newest stays.
     own_rows: Vec<u64>,
-    /// The counter was found to have gone back, and that is not recorded yet.
-    is_behind: bool,
-    /// How many looks in a row found fewer rows than there must be.
+    /// The counter was found to have gone back, and that is not recorded yet: the server and the first ticket as they were
+    /// recorded then. Where they are others now, a person, or another node, has fenced it.
+    behind: Option<(String, u64)>,
+    /// How many looks in a row found fewer rows than there must be, and since when.
     short_looks: u32,
+    short_since: Option<Instant>,
     warned_of: Warned,
 }
 
@@ -217,14 +224,17 @@ impl Tickets {
     ) -> Result<Leased, StoreError> {
         faults::point("ticket-looks");
         let before = self.look(session, table).await?;
-        if state.is_behind {
-            self.record_regression(session, state).await;
+        if state.behind.as_ref().is_some_and(|then| *then != (before.server.clone(), before.first_ticket)) {
+            state.behind = None;
+        }
+        if state.behind.is_some() {
+            self.record_regression(session, state, &before).await;
             return Err(self.refusal(Breach::Regressed, &before, table, "it is to be recorded"));
         }
         if let Err(breach) = guard::judge(&self.facts(&before, table)) {
             return Err(self.refuse(session, table, state, &before, breach).await?);
         }
-        state.short_looks = 0;
+        (state.short_looks, state.short_since) = (0, None);
         // A refused INSERT of several rows uses up its values all the same: never ask for more than there are.
         let beyond = last_legal_ticket(table.last_ticket, self.step()).saturating_sub(before.max);
         if beyond == 0 {
@@ -262,7 +272,7 @@ impl Tickets {
         }
         let blocks = self.blocks(&tickets, table)?;
         if let Some(behind) = self.is_behind(&before, judged, &tickets, &blocks) {
-            self.record_regression(session, state).await;
+            self.record_regression(session, state, judged).await;
             self.raise_first_ticket(session, table).await;
             return Err(self.refusal(Breach::Regressed, judged, table, &behind));
         }
@@ -291,8 +301,9 @@ impl Tickets {
                 let needed = self.facts(before, table).mark.saturating_sub(1);
                 if before.max < needed {
                     state.short_looks += 1;
-                    if state.short_looks >= SHORT_LOOKS {
-                        self.record_regression(session, state).await;
+                    let since = *state.short_since.get_or_insert_with(Instant::now);
+                    if state.short_looks >= SHORT_LOOKS && since.elapsed() >= SHORT_PATIENCE {
+                        self.record_regression(session, state, before).await;
                     }
                     how = format!("its highest row is {}, but ticket {needed} was leased", before.max);
                 } else {
@@ -494,7 +505,7 @@ impl Tickets {
 }
 
 /// `[ticket * step + 1, (ticket + 1) * step + 1)`; `None` past the largest id.
-fn ticket_block(ticket: u64, step: u64) -> Option<Block> {
+pub(super) fn ticket_block(ticket: u64, step: u64) -> Option<Block> {
     let start = ticket.checked_mul(step)?.checked_add(1)?;
     let end = start.checked_add(step)?;
     if end - 1 > DEFAULT_MAX_ID { None } else { Block::new(start, end) }

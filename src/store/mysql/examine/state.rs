@@ -187,7 +187,7 @@ impl Facts {
                 "no node leases, for ids could be repeated. What a node says on /readyz tells how to set the counter past all \
                  that was leased (seqsvr fence)",
             ),
-            "migrating" => Finding::fail(
+            migrating if migrating.starts_with(super::super::ticket::MIGRATING) => Finding::fail(
                 WHAT,
                 "migrating: a migration is under way, or was interrupted",
                 "no node leases meanwhile. If nobody runs it now, run it again: seqsvr migrate",
@@ -254,7 +254,7 @@ mod tests {
             (facts(&[("step", "1000")]), "step", Verdict::Fail, "1000 is recorded, 100 is configured"),
             (facts(&[("server", "old")]), "identity", Verdict::Fail, "last fenced for server 'old'"),
             (facts(&[("state", "regressed")]), "state", Verdict::Fail, "regressed"),
-            (facts(&[("state", "migrating")]), "state", Verdict::Fail, "migrating"),
+            (facts(&[("state", "migrating-3f9a2c")]), "state", Verdict::Fail, "migrating"),
             (facts(&[("state", "x")]), "state", Verdict::Fail, "'x'"),
             (Facts { mark: 701, ..facts(&[]) }, "state", Verdict::Fail, "is 5, but this node leased ticket 6"),
             (tables(false, true, true, facts(&[])), "state", Verdict::Fail, "generator_table is gone"),

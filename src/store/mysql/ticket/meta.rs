@@ -10,7 +10,10 @@ use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Record
 use super::super::super::{Fence, Script};
 use super::super::database::{MOVED, Opened};
 use super::super::{Identity, Session};
-use super::{DEFAULT_SEQUENCE, ErrorKind, SequenceName, State, StoreError, Table, Tickets, column_type, largest};
+use super::{
+    DEFAULT_SEQUENCE, ErrorKind, SequenceName, State, StoreError, Table, Tickets, column_type, largest, ticket_block,
+};
+use crate::config::DEFAULT_MAX_ID;
 use crate::faults;
 
 /// What one SELECT tells of the table, of the row of `seqsvr_meta`, and of the server.
@@ -84,11 +87,11 @@ impl Tickets {
 
     /// The counter went back: records it for all nodes. Kept in memory until it is recorded, for nothing may be leased
     /// before a person was told.
-    pub(super) async fn record_regression(&self, session: &mut Session<'_>, state: &mut State) {
-        state.is_behind = true;
+    pub(super) async fn record_regression(&self, session: &mut Session<'_>, state: &mut State, seen: &Seen) {
+        state.behind = Some((seen.server.clone(), seen.first_ticket));
         let sql = format!("UPDATE seqsvr_meta SET state = '{REGRESSED}' WHERE id = 1 AND state = 'ok'");
         if session.execute(&sql).await.is_ok() {
-            state.is_behind = false;
+            state.behind = None;
         }
     }
 
@@ -124,7 +127,8 @@ impl Tickets {
     pub(super) async fn fence_after_failover(&self, opened: &Opened) -> Result<StoreError, StoreError> {
         faults::point("fence-begins");
         let needed = self.ticket_needed();
-        let is_due = |seen: &Seen| seen.state == "ok" && seen.server != seen.connected_to;
+        let is_due =
+            |seen: &Seen| (seen.state == "ok" || is_migrating(&seen.state)) && seen.server != seen.connected_to;
         let skip = Fence::Skip(self.failover_skip);
         let has_moved = self.fence_if(opened, skip, &mut Script::default(), is_due, needed).await?;
         faults::point("fence-ends");
@@ -156,13 +160,15 @@ impl Tickets {
         if !is_due(&seen) {
             return Ok(false);
         }
-        if !["ok", REGRESSED].contains(&&*seen.state) {
+        if seen.store_id != opened.store_id {
+            let what = format!("{}: this is another database than a moment ago", self.server.described);
+            return Err(StoreError::new(ErrorKind::OtherStore, what));
+        }
+        // A migration that was interrupted goes on from there when it is run again.
+        if !["ok", REGRESSED].contains(&&*seen.state) && !is_migrating(&seen.state) {
             return Err(StoreError::new(
                 ErrorKind::Refused,
-                format!(
-                    "{}: seqsvr_meta.state is '{}': end the migration first, by running the same seqsvr migrate again",
-                    self.server.described, seen.state
-                ),
+                format!("{}: seqsvr_meta.state is '{}', which is not to be fenced", self.server.described, seen.state),
             ));
         }
         // The recorded one: of a command, the configuration's may be another.
@@ -173,7 +179,7 @@ impl Tickets {
             Fence::Skip(ids) => known.max(needed.saturating_sub(1)).saturating_add(ids.div_ceil(step)),
             Fence::Past(id) => {
                 let last = id.div_ceil(step).saturating_sub(1);
-                if last < known && seen.state == REGRESSED {
+                if last < known && (seen.state == REGRESSED || seen.server != seen.connected_to) {
                     return Err(StoreError::new(
                         ErrorKind::Refused,
                         format!(
@@ -186,6 +192,15 @@ impl Tickets {
                 last.max(known)
             }
         };
+        if last > known && ticket_block(last.saturating_add(1), step).is_none() {
+            return Err(StoreError::new(
+                ErrorKind::Refused,
+                format!(
+                    "{}: behind ticket {last} no id of the ticket layout would be left: they end at {DEFAULT_MAX_ID}",
+                    self.server.described
+                ),
+            ));
+        }
         let column = column_type(&mut session).await?;
         if largest(&column).is_none_or(|largest| last >= largest) {
             return Err(StoreError::new(
@@ -198,7 +213,8 @@ impl Tickets {
         }
         self.raise(&mut session, last, script).await?;
         let sql = format!(
-            "UPDATE seqsvr_meta SET first_ticket = {}, state = 'ok', server = {} WHERE id = 1",
+            "UPDATE seqsvr_meta SET first_ticket = {}, state = IF(state LIKE '{MIGRATING}%', state, 'ok'), server = {} \
+             WHERE id = 1",
             last.saturating_add(1),
             opened.identity.expression
         );
@@ -210,4 +226,11 @@ impl Tickets {
         }
         Ok(last > known)
     }
+}
+
+/// How the `state` begins while the tickets are migrated; behind it stands by which run of the command.
+pub(in super::super) const MIGRATING: &str = "migrating";
+
+fn is_migrating(state: &str) -> bool {
+    state.starts_with(MIGRATING)
 }
