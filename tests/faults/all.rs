@@ -14,7 +14,7 @@ pub const ALL: &[Fault] = &[
     Fault { name: "interrupted_commands", guards: "", run: counters::interrupted_commands },
     Fault { name: "cluster_partition", guards: "", run: clusters::cluster_partition },
     Fault { name: "a_row_that_does_not_match", guards: "own_ok", run: counters::a_row_that_does_not_match },
-    Fault { name: "deleted_and_created_again", guards: "tombstone", run: counters::deleted_and_created_again },
+    Fault { name: "deleted_and_created_again", guards: "tombstone,mark", run: counters::deleted_and_created_again },
     Fault { name: "given_back_behind_others", guards: "give_back,mark", run: nodes::given_back_behind_others },
     Fault { name: "stopped_and_continued", guards: "", run: nodes::stopped_and_continued },
     Fault { name: "many_at_once", guards: "cursor", run: nodes::many_at_once },
