@@ -131,3 +131,99 @@ fn the_embedded_store_is_fenced_too() {
     refused(&setup, "migrate --widen --yes", &["nothing is to be moved"]);
     refused(&setup, "fence nothing --past 5 --yes", &["there is no sequence nothing"]);
 }
+
+#[test]
+fn a_failover_amid_a_migration_can_be_mended() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = Setup::seed(&database).env("SEQSVR_MYSQL__FAILOVER_SKIP", "5000");
+    assert_eq!(setup.start().next(), 101);
+    let interrupt = "UPDATE sequence.seqsvr_meta SET state = 'migrating-3f9a2c', server = 'the old primary'";
+    sql(&database, interrupt);
+    refused(&setup, "migrate --step 7 --yes", &["seqsvr fence"]);
+    run(&setup, "fence default --past 10000 --yes");
+    assert!(run(&setup, "migrate --step 7 --yes").contains("the step is 7 now"));
+    let other = Setup::seed(&database).env("SEQSVR_STEP", "7").env("SEQSVR_MYSQL__FAILOVER_SKIP", "5000");
+    let server = other.start();
+    assert!(server.next() > 10_000);
+
+    // Nodes fence by themselves, and then say what else is to be done.
+    sql(&database, interrupt);
+    let _ = load(&[server.port()], 4, 20);
+    eventually("it names the migration", || {
+        server.get("/readyz").body.contains("migration is under way, or was interrupted").then_some(())
+    });
+    run(&other, "migrate --step 7 --yes");
+    server.wait_until_ready();
+}
+
+#[test]
+fn a_migration_that_was_overtaken_fails() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = Setup::seed(&database);
+    assert_eq!(setup.start().next(), 101);
+    // The one that is at it is held up by a lock on the table, until another one has taken over.
+    std::thread::scope(|scope| {
+        scope.spawn(|| sql(&database, "LOCK TABLES sequence.generator_table WRITE; SELECT SLEEP(3)"));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let late = scope.spawn(|| setup.run(&["migrate", "--step", "7", "--yes"]));
+        eventually("it has begun", || {
+            let state = sql_value(&database, "SELECT state FROM sequence.seqsvr_meta");
+            state.starts_with("migrating-").then_some(())
+        });
+        sql(&database, "UPDATE sequence.seqsvr_meta SET state = 'migrating-ffffff'");
+        let (code, output) = late.join().unwrap();
+        assert!(code == 1 && output.contains("somebody else migrates it just now"), "{output}");
+    });
+    assert_eq!(sql_value(&database, "SELECT step FROM sequence.seqsvr_meta"), "100");
+    assert!(run(&setup, "migrate --step 7 --yes").contains("the step is 7 now"));
+}
+
+#[test]
+fn a_change_that_a_failover_lost_does_not_keep_nodes_from_leasing() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = Setup::on(&database, "sequences: {default: {step: 10}}");
+    let server = setup.start();
+    run(&setup, "sequence advance default --to 1000");
+    eventually("it follows", || (server.next() >= 1_000).then_some(()));
+    // As it was before, but past all that is out, as a fence makes it.
+    sql(&database, "UPDATE sequence.seqsvr_sequence SET incarnation = 1, next_id = 50000 WHERE name = 'default'");
+    eventually("it goes on", || {
+        let answer = server.get("/new");
+        (answer.status == 200 && answer.id() >= 50_000).then_some(())
+    });
+}
+
+#[test]
+fn what_would_leave_no_id_is_refused() {
+    let database = Database::start(Flavor::MySql9);
+    let setup = Setup::seed(&database);
+    assert_eq!(setup.start().next(), 101);
+    run(&setup, "fence default --past 300000000 --yes");
+    refused(&setup, "migrate --step 4294967295 --yes", &["no id would be left"]);
+    run(&setup, "migrate --widen --yes");
+    refused(&setup, "fence default --past 9223372036854775806 --yes", &["no id of the ticket layout would be left"]);
+    assert!(setup.start().next() > 300_000_000);
+}
+
+#[test]
+fn one_that_can_not_be_fenced_does_not_keep_the_others_from_it() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = Setup::on(&database, "sequences: {default: {step: 10}}");
+    drop(setup.start());
+    run(&setup, "sequence create zebra");
+    // A row that somebody has locked.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sql(
+                &database,
+                "BEGIN; SELECT * FROM sequence.seqsvr_sequence WHERE name = 'default' FOR UPDATE; SELECT SLEEP(15)",
+            )
+        });
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        refused(
+            &setup,
+            "fence --skip 100 --yes",
+            &["default is not fenced", "fenced zebra", "not all are fenced: default"],
+        );
+    });
+}
