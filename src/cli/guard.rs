@@ -45,7 +45,7 @@ pub(super) struct Migrate {
     /// Widen the column of the tickets to BIGINT
     #[arg(long, group = "migration")]
     widen: bool,
-    /// Yes: no Go server leases from `generator_table` any more
+    /// Yes; of another step and of the counter layout: no Go server leases from `generator_table` any more
     #[arg(long)]
     yes: bool,
     /// Print the SQL, and change nothing
@@ -146,6 +146,11 @@ pub(super) fn migrate(config: &Config, migrate: &Migrate) -> Result<(), AppError
     };
     let mut script = Script { is_dry_run: migrate.dry_run, ..Script::default() };
     on_store(config, false, async |store| {
+        if !migrate.yes && !migrate.dry_run && migration == Migration::Widen {
+            return Err(AppError::Failed(format!(
+                "{what}; who leases waits for a moment. If that is meant, add --yes; to see the SQL, add --dry-run"
+            )));
+        }
         if !migrate.yes && !migrate.dry_run {
             let others = store.foreign_rows().await?;
             let named = if others.is_empty() {
