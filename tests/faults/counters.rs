@@ -239,9 +239,11 @@ pub fn interrupted_commands(run: &Run) -> Outcome {
             // It ended by itself.
             let is_through = interrupted.output().expect("it starts").status.code().is_some();
             use_up(&mut all);
-            let (_, output) = setups[0].run(&line.split(' ').collect::<Vec<_>>());
-            assert!(!output.contains("panicked"), "{line}: {output}");
-            use_up(&mut all);
+            // There is no way back from the counter layout: it is interrupted again and again, until it is through.
+            if !line.contains("counter") {
+                command(&setups[0], line);
+                use_up(&mut all);
+            }
             if is_through {
                 assert!(statement > 4, "{line} was never interrupted");
                 break;

@@ -4,6 +4,7 @@
 //! it demands of the row stands in its WHERE, so that nothing is spent where a guard says no; then the row is looked at
 //! to say why.
 
+use std::fmt::Write;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,10 +116,13 @@ impl Counters {
         faults::point("fence-begins");
         // Past the largest id too: it is used up then, until somebody raises that. As a number, for what is in a column is not to
         // be trusted with quotes.
-        let old: String = row.server.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let mut old = String::from("0x");
+        for byte in row.server.bytes() {
+            write!(old, "{byte:02x}").expect("writing to a String");
+        }
         let sql = format!(
             "UPDATE seqsvr_sequence SET next_id = GREATEST(next_id, {mark}) + {skip}, server = {} WHERE name = '{name}' \
-             AND server = 0x{old}",
+             AND server = {old}",
             opened.fence()
         );
         let at = &self.server.described;
