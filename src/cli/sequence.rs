@@ -160,7 +160,8 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
         }),
         Command::Advance { name, to } => on_store(config, false, async |store| {
             let has_moved = edit(store, &name, Edit::Advance(to.get())).await?;
-            let next = next(&find(store, &name).await?);
+            // A node may lease before it is read.
+            let next = if has_moved { to.get().to_string() } else { next(&find(store, &name).await?) };
             print(&if has_moved {
                 format!("{name} goes on from id {next}; running nodes drop what they hold from before within 5 s\n")
             } else {

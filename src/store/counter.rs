@@ -85,7 +85,7 @@ impl Row {
 
     /// What a breach is told. `at` is the store, the others are as in [`verdict`](Self::verdict).
     pub(super) fn refusal(&self, breach: Breach, name: &SequenceName, at: &str, server: &str, mark: u64) -> StoreError {
-        let facts = self.facts(Terms { incarnation: self.incarnation, ..Terms::unknown(self.step) }, server, mark);
+        let facts = self.facts(Terms::unknown(self.step), server, mark);
         let past = mark.max(self.next_id).saturating_sub(1);
         guard::refusal(breach, &facts, at, name, (past, &format!("its next id is {}", self.next_id)))
     }
@@ -363,6 +363,7 @@ mod tests {
         assert_eq!(fence(Fence::Skip(500), &elsewhere).unwrap().next_id, 1_001, "used up, and safe");
         assert_eq!(fence(Fence::Skip(900), &elsewhere).unwrap().next_id, 1_401, "its largest id may be raised later");
         assert_eq!(fence(Fence::Skip(u64::MAX), &elsewhere).unwrap().next_id, MAX_END);
+        assert_eq!(fence(Fence::Past(1_000), &elsewhere).unwrap().next_id, 1_001, "used up, and safe");
         assert!(fence(Fence::Past(1_001), &elsewhere).unwrap_err().contains("--max-id"));
         let behind = Row { server: REGRESSED.into(), ..row() };
         assert_eq!(
@@ -373,6 +374,15 @@ mod tests {
         let tombstone = Row { is_deleted: true, ..elsewhere };
         assert_eq!(fence(Fence::Skip(9), &tombstone).unwrap(), Row { is_deleted: true, next_id: 510, ..row() });
         assert!(apply(Edit::Fence(Fence::Skip(1)), None).unwrap_err().contains("there is no sequence"));
+    }
+
+    #[test]
+    fn capacity_is_the_share_that_is_leased() {
+        for (next_id, max_id, share) in [(0, 100, 0.0), (1, 100, 0.0), (51, 100, 0.5), (101, 100, 1.0), (900, 100, 1.0)]
+        {
+            let used = Row::capacity_used(next_id, max_id);
+            assert!((used - share).abs() < 1e-9, "{next_id} of {max_id}: {used}");
+        }
     }
 
     #[test]

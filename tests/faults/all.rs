@@ -12,6 +12,7 @@ pub const ALL: &[Fault] = &[
     Fault { name: "migrations_under_load", guards: "state", run: counters::migrations_under_load },
     Fault { name: "migrations_on_a_cluster", guards: "", run: clusters::migrations_on_a_cluster },
     Fault { name: "interrupted_commands", guards: "", run: counters::interrupted_commands },
+    Fault { name: "first_starts_at_once", guards: "", run: counters::first_starts_at_once },
     Fault { name: "cluster_partition", guards: "", run: clusters::cluster_partition },
     Fault { name: "a_row_that_does_not_match", guards: "own_ok", run: counters::a_row_that_does_not_match },
     Fault { name: "deleted_and_created_again", guards: "tombstone,mark", run: counters::deleted_and_created_again },

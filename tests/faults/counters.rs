@@ -257,3 +257,27 @@ pub fn interrupted_commands(run: &Run) -> Outcome {
     outcome.take_in(all);
     outcome
 }
+
+/// Two nodes meet a new database at once: one of them is held up before each of its first statements.
+pub fn first_starts_at_once(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    for layout in LAYOUTS {
+        let database = Database::start(Flavor::MariaDb);
+        for statement in (0..14).step_by(if run.is_full { 1 } else { 3 }) {
+            outcome.rounds += 1;
+            let held_up = run
+                .node_on(&database, layout)
+                .env("FAILPOINTS", &format!("statement-begins={statement}*off->1*sleep(700)->off"));
+            let other = run.node_on(&database, layout);
+            let nodes = std::thread::scope(|scope| {
+                let late = scope.spawn(|| super::rig::start(&held_up));
+                std::thread::sleep(Duration::from_millis(150));
+                [super::rig::start(&other), late.join().expect("it starts")]
+            });
+            outcome.take_in(load(&nodes.each_ref().map(Server::port), 4, 1_000));
+            drop(nodes);
+            sql(&database, "DROP DATABASE sequence; CREATE DATABASE sequence");
+        }
+    }
+    outcome
+}

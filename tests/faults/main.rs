@@ -49,6 +49,7 @@ tests! {
     migrations_under_load
     migrations_on_a_cluster
     interrupted_commands
+    first_starts_at_once
     cluster_partition
     a_row_that_does_not_match
     deleted_and_created_again

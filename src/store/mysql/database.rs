@@ -2,8 +2,10 @@
 //! is missing is made, before the first lease and after an error.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
+use tokio::time::sleep;
 
 use super::{ErrorKind, Identity, Server, Session, StoreError};
 use crate::config::{NewSequence, Step};
@@ -45,6 +47,9 @@ pub(super) const CREATE_SEQUENCE: &str = "CREATE TABLE IF NOT EXISTS seqsvr_sequ
 
 /// The `state` of `seqsvr_meta` that says that `default` is in the counter layout.
 pub(super) const MOVED: &str = "moved";
+
+/// So long the tables of a new database may take to be made by another node.
+const PAUSE_BEFORE_LOOK: Duration = Duration::from_millis(200);
 
 /// Where `default` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,8 +167,19 @@ impl Database {
         ))
     }
 
-    /// Leases nothing: looks, and makes what is missing.
+    /// Leases nothing: looks, and makes what is missing. What seems to be gone is looked for twice: another node may make
+    /// tables and rows just now, between one look and the next.
     async fn open(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
+        match self.look_and_make(session).await {
+            Err(error) if error.kind == ErrorKind::Misconfigured => {
+                sleep(PAUSE_BEFORE_LOOK).await;
+                self.look_and_make(session).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn look_and_make(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
         let identity = Identity::of(session).await?;
         let tables: Vec<String> = session
             .rows(
