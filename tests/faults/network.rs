@@ -54,8 +54,9 @@ pub fn black_hole(run: &Run) -> Outcome {
 
     proxy.set_black_hole(true);
     let (began, length) = (Instant::now(), run.seconds(60, 14));
+    // Slow enough that what it holds lasts, on a machine of any speed.
     let paced = || {
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(40));
         load(&[port], 8, 200)
     };
     // Nobody has ids of these but the first block, at most; that they wait is no error.
