@@ -187,8 +187,8 @@ pub fn deleted_and_created_again(run: &Run) -> Outcome {
     let mut outcome = Outcome::default();
     for flavor in FLAVORS {
         let database = Database::start(flavor);
-        let setups = [run.node_on(&database, Layout::Counter), run.node_on(&database, Layout::Counter)];
-        let nodes = setups.each_ref().map(super::rig::start);
+        let setups = [(); 3].map(|()| run.node_on(&database, Layout::Counter));
+        let nodes = [super::rig::start(&setups[0]), super::rig::start(&setups[1])];
         command(&setups[0], "sequence create orders --step 100");
         let mut all = Checker::default();
         for _ in 0..run.rounds(20, 3) {
@@ -199,6 +199,9 @@ pub fn deleted_and_created_again(run: &Run) -> Outcome {
             // The switch is in the process that writes the row.
             command(&setups[0], "sequence delete orders --yes");
             command(&setups[0], "sequence create orders --step 100");
+            // One that remembers nothing leases too.
+            let new = super::rig::start(&setups[2]);
+            all.merge(ids(&load_of("/new/orders", &[new.port()], 2, 500)));
             let ports = nodes.each_ref().map(Server::port);
             all.merge(ids(&load_of("/new/orders", &ports, 4, 500)));
             eventually("they know it again", || {
