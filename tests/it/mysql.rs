@@ -275,7 +275,7 @@ fn the_last_tickets_of_the_column_are_not_thrown_away() {
         let checker = load(&[server.port()], 16, 4_800);
         let verdict = checker.verdict();
         assert_eq!(verdict.repeats, 0, "{flavor:?}: {verdict:?}");
-        // MySQL 9 now and then skips one number there (tried): one ticket in 48 is what may be missing.
+        // Seen on MySQL 9, once in some twenty runs: one ticket of the 48 is a gap. Why is not known yet.
         assert!(verdict.ids >= 4_700, "{flavor:?}: {verdict:?}");
         assert_eq!(server.get("/new").status, 507, "{flavor:?}");
     }
