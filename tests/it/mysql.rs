@@ -1,5 +1,6 @@
 //! Ways to a database, and what a lease does there that the seed's server did not.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::seed::SEED_TABLE;
@@ -275,8 +276,12 @@ fn the_last_tickets_of_the_column_are_not_thrown_away() {
         let checker = load(&[server.port()], 16, 4_800);
         let verdict = checker.verdict();
         assert_eq!(verdict.repeats, 0, "{flavor:?}: {verdict:?}");
-        // Seen on MySQL 9, once in some twenty runs: one ticket of the 48 is a gap. Why is not known yet.
-        assert!(verdict.ids >= 4_700, "{flavor:?}: {verdict:?}");
+        let tickets: BTreeSet<u64> = checker.ids().iter().map(|id| (id - 1) / 100).collect();
+        let missing: Vec<u64> = (2_147_483_600..=2_147_483_647).filter(|ticket| !tickets.contains(ticket)).collect();
+        // MySQL 9 passes over the last but one itself, once in some ten runs, at an INSERT of a single row that no other
+        // statement runs beside (seen in the log).
+        let is_mysqls = flavor == Flavor::MySql9 && missing == [2_147_483_646];
+        assert!(missing.is_empty() || is_mysqls, "{flavor:?}: {missing:?} are missing, {verdict:?}");
         assert_eq!(server.get("/new").status, 507, "{flavor:?}");
     }
 }

@@ -47,7 +47,7 @@ const PORT_TRIES: u32 = 10;
 const TEMPLATE_RECIPE: u32 = 1;
 
 /// The makes of server that the tests run against.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavor {
     /// The system's `MariaDB`.
     MariaDb,
