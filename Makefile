@@ -1,5 +1,5 @@
 # What a developer types is what CI calls.
-.PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps bench
+.PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps bench bench-peers
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
@@ -59,6 +59,11 @@ check: check-deps
 check-deps:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked --version $(DENY_VERSION)
 
-# Speed, measured: see scripts/bench.sh
+# Speed, beside what one would pick in its place, in half an hour: benches/http; ONLY="new pipelined" for some of it
 bench:
-	./scripts/bench.sh
+	$(if $(ONLY),,$(CARGO) bench --bench next)
+	$(CARGO) bench --bench http -- $(ONLY)
+
+# What it is compared with: found, or installed (as root on Debian), or a message that says what to install.
+bench-peers:
+	./scripts/bench-peers.sh
