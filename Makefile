@@ -1,6 +1,6 @@
 # What a developer types is what CI calls.
 .PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps
-.PHONY: bench check-instructions check-instructions-deps
+.PHONY: bench bench-peers check-instructions check-instructions-deps
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
@@ -61,9 +61,14 @@ check: check-deps
 check-deps:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked --version $(DENY_VERSION)
 
-# Speed, measured: see scripts/bench.sh
+# Speed, beside what one would pick in its place, in half an hour: benches/http; ONLY="new pipelined" for some of it
 bench:
-	./scripts/bench.sh
+	$(if $(ONLY),,$(CARGO) bench --bench next)
+	$(CARGO) bench --bench http -- $(ONLY)
+
+# What it is compared with: found, or installed (as root on Debian), or a message that says what to install.
+bench-peers:
+	./scripts/bench-peers.sh
 
 # Instructions an id and a request, counted by callgrind; each has a bound: benches/instructions.rs
 check-instructions: check-instructions-deps

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+pub use crate::support::figures::{Spread, short};
+
 /// A bound and whether it was kept.
 pub struct Bound {
     pub name: String,
@@ -68,42 +70,4 @@ impl Table {
 /// The heading of a scenario.
 pub fn heading(name: &str, what: &str) {
     println!("\n=== {name}: {what}");
-}
-
-/// A number with as many digits as one wants to read.
-pub fn short(number: f64) -> String {
-    match number.abs() {
-        size if size >= 100.0 || size == 0.0 => format!("{number:.0}"),
-        size if size >= 10.0 => format!("{number:.1}"),
-        size if size >= 1.0 => format!("{number:.2}"),
-        _ => format!("{number:.3}"),
-    }
-}
-
-/// The smallest, the median and the largest.
-#[derive(Clone, Copy, Debug)]
-pub struct Spread {
-    pub min: f64,
-    pub median: f64,
-    pub max: f64,
-}
-
-impl Spread {
-    /// # Panics
-    /// If there are none.
-    pub fn of(numbers: impl IntoIterator<Item = f64>) -> Self {
-        let mut numbers: Vec<f64> = numbers.into_iter().collect();
-        numbers.sort_by(f64::total_cmp);
-        let middle = numbers.len() / 2;
-        let median =
-            if numbers.len() % 2 == 1 { numbers[middle] } else { f64::midpoint(numbers[middle - 1], numbers[middle]) };
-        Self { min: numbers[0], median, max: numbers[numbers.len() - 1] }
-    }
-}
-
-impl Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = format!("{} ({}..{})", short(self.median), short(self.min), short(self.max));
-        f.pad(&text)
-    }
 }

@@ -4,6 +4,7 @@ use std::ops::Add;
 use std::time::Duration;
 
 use crate::support::database::{Database, Flavor};
+pub use crate::support::figures::Random;
 use crate::support::server::{SEED_CONFIG, Server, Setup};
 use crate::support::{sql, sql_value};
 
@@ -133,38 +134,6 @@ pub fn runway(server: &Server) -> f64 {
 pub fn metric_sum(metrics: &str, beginning: &str) -> f64 {
     let lines = metrics.lines().filter(|line| line.starts_with(beginning));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, f64::add)
-}
-
-/// A small generator of random numbers (splitmix64), the same in each run.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Less than `end`. The bias is of the size of `end` in 2^64.
-    pub fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).expect("less than a usize")
-    }
-
-    /// At least 0, less than 1.
-    pub fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last + 1));
-        }
-    }
 }
 
 /// `draws` numbers below `count`, of which number k comes in proportion to 1 / (k + 1): Zipf's distribution, s = 1.

@@ -2,6 +2,7 @@
 
 pub mod checker;
 pub mod database;
+pub mod figures;
 pub mod galera;
 pub mod http;
 pub mod proxy;
