@@ -64,29 +64,35 @@ fn next(sequence: Arc<Sequence>) -> Arc<Sequence> {
     sequence
 }
 
-fn connection(path: &str) -> Connection {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost:8000\r\n\r\n");
-    let mut connection = Connection::open(&request);
+fn connection(open: impl FnOnce(&str) -> Connection, path: &str) -> Connection {
+    let mut connection = open(&format!("GET {path} HTTP/1.1\r\nHost: localhost:8000\r\n\r\n"));
     assert!(connection.ask(100).starts_with("HTTP/1.1 200 OK"));
     connection
 }
 
 // More than half of it is one `memset` in actix-http's parser, of room for 96 headers: it is counted by the byte, and costs
 // less than its count says (docs/performance.md).
+#[library_benchmark]
+#[bench::new(connection(Connection::to_bare_actix_http, "/new"))]
+fn actix_http_alone(mut connection: Connection) -> Connection {
+    connection.ask(TIMES);
+    connection
+}
+
 #[library_benchmark(config = at_most(12_000))]
-#[bench::new(connection("/new"))]
+#[bench::new(connection(Connection::open, "/new"))]
 fn request(mut connection: Connection) -> Connection {
     connection.ask(TIMES);
     connection
 }
 
 #[library_benchmark(config = at_most(15_300))]
-#[bench::empty_query(connection("/new?"))]
+#[bench::empty_query(connection(Connection::open, "/new?"))]
 fn routed_request(mut connection: Connection) -> Connection {
     connection.ask(TIMES);
     connection
 }
 
 library_benchmark_group!(name = id; benchmarks = next_cached, next);
-library_benchmark_group!(name = http; benchmarks = request, routed_request);
+library_benchmark_group!(name = http; benchmarks = actix_http_alone, request, routed_request);
 main!(library_benchmark_groups = id, http);

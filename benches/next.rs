@@ -22,7 +22,10 @@ use seqsvr::sequence::{Cached, Sequence};
 
 #[path = "../tests/support/filled.rs"]
 mod filled;
+#[path = "../tests/support/pipe.rs"]
+mod pipe;
 use filled::{THRESHOLD, block, filled_sequence};
+use pipe::Connection;
 
 /// Measures what `way` makes for each thread: on one thread, and on as many at once as `threads` says.
 fn measure<C: FnMut() -> T, T>(
@@ -65,6 +68,10 @@ fn next(sequence: &Sequence) -> u64 {
     }
 }
 
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ONE: &[usize] = &[1];
 const SOME: &[usize] = &[1, 2, 4];
 
@@ -91,9 +98,31 @@ fn sequence(criterion: &mut Criterion) {
     measure(&mut group, "next", ONE, || || next(&sequence));
 }
 
+/// A request and its answer without a socket: what is left of `/new` when the kernel is taken away.
+fn request(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("request");
+    group.throughput(Throughput::Elements(1));
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost:8000\r\n\r\n");
+    let mut connections = [
+        ("actix-http alone", Connection::to_bare_actix_http(&get("/new"))),
+        ("new", Connection::open(&get("/new"))),
+        // A query, be it empty, is the router's.
+        ("new by the router", Connection::open(&get("/new?"))),
+    ];
+    for (name, connection) in &mut connections {
+        group.bench_function(*name, |b| {
+            b.iter_custom(|times| {
+                let started = Instant::now();
+                connection.ask(times);
+                started.elapsed()
+            });
+        });
+    }
+}
+
 criterion_group! {
     name = next_id;
     config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    targets = segment, sequence
+    targets = segment, sequence, request
 }
 criterion_main!(next_id);

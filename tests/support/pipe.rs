@@ -1,6 +1,7 @@
 //! The server without its sockets: a connection that benches and tests poll by hand.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -9,8 +10,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use actix_http::Protocol;
-use actix_service::{Service as _, ServiceFactory};
+use actix_http::{HttpService, KeepAlive, Protocol, Request, Response};
+use actix_service::{Service as _, ServiceFactory, fn_service};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use actix_web::web::Bytes;
 use seqsvr::config::Limits;
 use seqsvr::http::{self, Service};
 use seqsvr::sequences::Sequences;
@@ -73,8 +77,23 @@ impl Connection {
         Self::to(|| http::worker(service, std::future::pending), request)
     }
 
+    /// One to actix-http alone: the same headers, and a body that is there already.
+    pub fn to_bare_actix_http(request: &str) -> Self {
+        const BODY: &[u8] = br#"{"code":0,"msg":"ok","data":{"id":1000}}"#;
+        let worker = || {
+            HttpService::build().keep_alive(KeepAlive::Os).finish(fn_service(|_: Request| async {
+                let mut response = Response::with_body(StatusCode::OK, Bytes::from_static(BODY));
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                Ok::<_, Infallible>(response)
+            }))
+        };
+        Self::to(worker, request)
+    }
+
     /// Opens one to what `worker` makes; `request` are all bytes of the request that it sends again and again.
-    pub fn to<W>(worker: impl FnOnce() -> W, request: &str) -> Self
+    fn to<W>(worker: impl FnOnce() -> W, request: &str) -> Self
     where
         W: ServiceFactory<(Pipe, Protocol, Option<SocketAddr>), Config = (), InitError = ()>,
         W::Service: 'static,
