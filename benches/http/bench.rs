@@ -34,6 +34,12 @@ pub struct Bench {
     errors: u64,
 }
 
+/// Of the load generator: `SEQSVR_BENCH_THREADS`, or what disturbs least.
+fn threads() -> usize {
+    let wanted = std::env::var("SEQSVR_BENCH_THREADS").ok().filter(|wanted| !wanted.is_empty());
+    wanted.map_or_else(load::default_threads, |wanted| wanted.parse().expect("SEQSVR_BENCH_THREADS is a number"))
+}
+
 impl Bench {
     pub fn new(is_quick: bool) -> Self {
         Self {
@@ -41,7 +47,7 @@ impl Bench {
             bounds: Vec::new(),
             panels: Vec::new(),
             random: Random::new(1),
-            threads: load::default_threads(),
+            threads: threads(),
             is_quick,
             absent: BTreeSet::new(),
             aa: None,

@@ -156,9 +156,11 @@ pub enum Moment {
 /// # Panics
 /// If the server does not accept connections, or the login fails.
 pub fn run<T>(plan: &Plan, look: impl Fn(Moment) -> T) -> (Outcome, T, T) {
+    let mut ids = Vec::new();
     let mut lines: Vec<Vec<Line>> = (0..plan.threads).map(|_| Vec::new()).collect();
     for number in 0..plan.connections {
-        let line = Line::open(plan).unwrap_or_else(|error| panic!("connection {number} to {}: {error}", plan.port));
+        let line =
+            Line::open(plan, &mut ids).unwrap_or_else(|error| panic!("connection {number} to {}: {error}", plan.port));
         lines[number % plan.threads].push(line);
     }
     let warm_up = nanoseconds(plan.warm_up);
@@ -176,6 +178,7 @@ pub fn run<T>(plan: &Plan, look: impl Fn(Moment) -> T) -> (Outcome, T, T) {
     sleep_until(clock.start + plan.warm_up + plan.measured);
     let after = look(Moment::End);
     let mut outcome = Outcome::new();
+    outcome.seen.add(ids);
     for thread in threads {
         outcome.merge(thread.join().expect("a thread of the generator"));
     }

@@ -93,10 +93,10 @@ impl<'a> Entry<'a> {
 }
 
 /// The ratio of a figure's medians, and the ratios within the rounds.
-pub fn ratio(these: &[Sample], those: &[Sample], figure: impl Fn(&Sample) -> f64) -> Spread {
+pub fn ratio(ours: &[Sample], others: &[Sample], figure: impl Fn(&Sample) -> f64) -> Spread {
     let median = |samples: &[Sample]| Spread::of(samples.iter().map(&figure)).median;
-    let rounds = Spread::of(these.iter().zip(those).map(|(this, that)| figure(this) / figure(that)));
-    Spread { median: median(these) / median(those), ..rounds }
+    let rounds = Spread::of(ours.iter().zip(others).map(|(our, other)| figure(our) / figure(other)));
+    Spread { median: median(ours) / median(others), ..rounds }
 }
 
 /// By which factor two equal ones differed within a round, at most: 1 and more.
@@ -141,16 +141,9 @@ pub fn run(bench: &mut Bench, entries: &mut [Entry<'_>], rounds: Rounds) {
         bench.random.shuffle(&mut order);
         for (number, is_open) in order {
             let entry = &mut entries[number];
-            match rounds.rate.filter(|_| is_open) {
-                Some(rate) => {
-                    let sample = measure(bench, entry, Pace::Open(rate), rounds.open);
-                    entry.open.push(sample);
-                }
-                None => {
-                    let sample = measure(bench, entry, Pace::Closed, rounds.closed);
-                    entry.closed.push(sample);
-                }
-            }
+            let pace = rounds.rate.filter(|_| is_open).map_or(Pace::Closed, Pace::Open);
+            let sample = measure(bench, entry, pace, if is_open { rounds.open } else { rounds.closed });
+            if is_open { &mut entry.open } else { &mut entry.closed }.push(sample);
         }
     }
 }

@@ -107,10 +107,13 @@ pub fn connections(bench: &mut Bench) {
                 &figure(entry.of_closed(cpu)),
                 &figure(entry.of_closed(|sample| sample.p99_ms)),
                 &figure(entry.of_closed(|sample| sample.resident_mib)),
+                &short(entry.of_closed(|sample| sample.generator_cpu).median),
             ])
         })
         .collect();
-    bench.report.table(&["", "requests/s", "us of processor time a request", "p99 ms", "MiB"], &rows);
+    bench
+        .report
+        .table(&["", "requests/s", "us of processor time a request", "p99 ms", "MiB", "generator us a request"], &rows);
     let share = ratio(&many.closed, &few.closed, |sample| sample.requests_per_second);
     bench.bounds.push(Bound::at_least(what, share, LEAST_OF_FEW, "x"));
     let resident = many.of_closed(|sample| sample.resident_mib);

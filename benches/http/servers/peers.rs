@@ -151,7 +151,7 @@ fn started(
     let mut server = Guarded::start(command, signal, Some(folder));
     let until = Instant::now() + START_LIMIT;
     loop {
-        let begun = load::connect(port).and_then(|mut stream| protocol.begin(&mut stream));
+        let begun = load::connect(port).and_then(|mut stream| protocol.begin(&mut stream, &mut Vec::new()));
         let Err(error) = begun else { break };
         let has_ended = server.child.try_wait().is_ok_and(|status| status.is_some());
         if has_ended || Instant::now() > until {
