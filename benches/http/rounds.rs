@@ -162,7 +162,7 @@ pub fn measure(bench: &mut Bench, entry: &Entry<'_>, pace: Pace, measured: Durat
     };
     let (pid, port) = (entry.server.pid, entry.server.port);
     let look = |moment| {
-        let used = (process::cpu(pid), process::cpu(std::process::id()));
+        let used = (process::cpu(pid), process::own_cpu());
         (used, if moment == Moment::End { process::resident(pid) } else { 0 })
     };
     let (outcome, (before, _), (after, resident)) = thread::scope(|scope| {
