@@ -26,6 +26,16 @@ fn child_cpu(pid: u32) -> Duration {
     nanoseconds.sum::<Option<u64>>().filter(|sum| *sum > 0).map_or_else(|| ticks(pid, 2), Duration::from_nanos)
 }
 
+/// The processor time of all processes together, and what the hypervisor has given to others.
+pub fn everyone() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu")).unwrap_or_default();
+    let fields: Vec<u64> = line.split_whitespace().filter_map(|ticks| ticks.parse().ok()).collect();
+    // user, nice, system; steal. What lies between them is idling, and interrupts, of which our own load has many.
+    let ticks: u64 = [0, 1, 2, 7].iter().filter_map(|field| fields.get(*field)).sum();
+    Duration::from_secs_f64(ticks as f64 / ticks_per_second())
+}
+
 /// The resident memory of process `pid` and its children, in bytes. Where there are several processes, what they share
 /// is counted once.
 pub fn resident(pid: u32) -> u64 {

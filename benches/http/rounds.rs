@@ -162,7 +162,7 @@ pub fn measure(bench: &mut Bench, entry: &Entry<'_>, pace: Pace, measured: Durat
     };
     let (pid, port) = (entry.server.pid, entry.server.port);
     let look = |moment| {
-        let used = (process::cpu(pid), process::own_cpu());
+        let used = [process::cpu(pid), process::own_cpu(), process::everyone()];
         (used, if moment == Moment::End { process::resident(pid) } else { 0 })
     };
     let (outcome, (before, _), (after, resident)) = thread::scope(|scope| {
@@ -177,13 +177,15 @@ pub fn measure(bench: &mut Bench, entry: &Entry<'_>, pace: Pace, measured: Durat
     if outcome.answered == 0 || outcome.errors > 0 {
         bench.failed(&entry.name, outcome.errors.max(1), outcome.first_error.as_deref().unwrap_or("no answer"));
     }
-    let requests = (outcome.answered.max(1)) as f64;
-    let cpu = |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64() * 1e6 / requests;
+    let requests = outcome.answered.max(1) as f64;
+    let [server, generator, everyone] =
+        [0, 1, 2].map(|number| after[number].saturating_sub(before[number]).as_secs_f64());
+    bench.disturbed((everyone - server - generator) / measured.as_secs_f64());
     let sample = Sample {
         requests_per_second: outcome.requests_per_second(),
         ids_per_second: outcome.ids_per_second(),
-        cpu: cpu(before.0, after.0),
-        generator_cpu: cpu(before.1, after.1),
+        cpu: server * 1e6 / requests,
+        generator_cpu: generator * 1e6 / requests,
         p50_ms: outcome.ms(0.5),
         p99_ms: outcome.ms(0.99),
         p999_ms: outcome.ms(0.999),

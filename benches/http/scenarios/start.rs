@@ -53,6 +53,9 @@ pub fn in_process(bench: &mut Bench) {
             None => Bound::unknown(&what, "at most 1.25x", "`cargo bench --bench next` has left no figure"),
         });
     }
+    if rows.is_empty() {
+        return;
+    }
     bench.report.heading("In memory");
     bench.report.paragraph(
         "Nanoseconds a call as one thread sees it, while the others do the same (`cargo bench --bench next`):",
