@@ -1,10 +1,12 @@
 # What a developer types is what CI calls.
-.PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps bench bench-peers
+.PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps
+.PHONY: bench bench-peers check-instructions check-instructions-deps
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.2
 MUTANTS_VERSION := 27.1.0
+GUNGRAUN_VERSION := 0.20.0
 
 # Builds and runs the server as ./config.yml says: on the embedded store, ids at http://localhost:8000/new
 run:
@@ -67,3 +69,12 @@ bench:
 # What it is compared with: found, or installed (as root on Debian), or a message that says what to install.
 bench-peers:
 	./scripts/bench-peers.sh
+
+# Instructions an id and a request, counted by callgrind; each has a bound: benches/instructions.rs
+check-instructions: check-instructions-deps
+	$(CARGO) bench --bench instructions
+
+# Its runner must be of the same version as the crate.
+check-instructions-deps:
+	@command -v valgrind >/dev/null || { echo "valgrind is missing (on Debian, as root: apt-get install valgrind)"; exit 1; }
+	@gungraun-runner --version 2>/dev/null | grep -qF $(GUNGRAUN_VERSION) || $(CARGO) install gungraun-runner --locked --version $(GUNGRAUN_VERSION)

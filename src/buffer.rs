@@ -11,7 +11,7 @@
 //! - Once sealed, nothing is appended and nothing handed out.
 
 use crate::segment::{Block, Segment, Taken, push_joined};
-use crate::sync::{Arc, Loaded, Notify, Swap};
+use crate::sync::{self, Arc, Loaded, Notify, Swap};
 
 /// The most blocks that *ready* has, once adjacent ones are merged: 64 x 16 bytes are copied at each swap.
 pub const MAX_READY: usize = 64;
@@ -103,6 +103,10 @@ impl Snapshot {
     }
 }
 
+/// What a worker saw last behind a buffer's pointer; it keeps one segment and its ready blocks alive.
+#[derive(Debug)]
+pub struct Cached(sync::Cached<Held>);
+
 /// The ids that a node holds of one sequence, shared by all workers.
 #[derive(Debug)]
 pub struct Buffer {
@@ -126,7 +130,22 @@ impl Buffer {
         Self { held: Swap::new(held), changed: Notify::new(), threshold }
     }
 
-    /// Takes one id: the hot path, a load of the pointer and an add on the cursor.
+    /// A worker's own way to it.
+    pub fn cached(&self) -> Cached {
+        Cached(self.held.cached())
+    }
+
+    /// Takes one id, by what the worker has `cached` of this buffer: the hot path, a comparison of two pointers and an add
+    /// on the cursor. A pointer of before is as good: its segment is closed, or sealed, or the current one still.
+    #[inline]
+    pub fn take_one_by(&self, cached: &mut Cached) -> Result<Taken, Dry> {
+        match cached.0.load().current.take_one() {
+            Some(taken) => Ok(taken),
+            None => self.take(1),
+        }
+    }
+
+    /// Takes one id: a load of the pointer and an add on the cursor.
     #[inline]
     pub fn take_one(&self) -> Result<Taken, Dry> {
         let held = self.held.load();

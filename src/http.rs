@@ -2,26 +2,30 @@
 //!
 //! What always holds: a refused request costs no id, and every response is counted, by a counter of its worker's own.
 
-use std::net::{TcpListener, ToSocketAddrs};
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_http::{HttpService, Protocol};
-use actix_service::{ServiceFactoryExt, fn_service, map_config};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Protocol};
+use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::{AppConfig, Server};
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, Resource, guard, web};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::{Limits, Listen};
 use crate::metrics::{Metrics, ResponseCounts, Route};
-use crate::sequence::{Failure, Sequence};
+use crate::sequence::{Cached, Failure, Sequence};
 use crate::sequences::Sequences;
 use crate::store::ErrorKind;
 
 pub mod answer;
+mod front;
 mod probes;
 mod stream;
 
@@ -47,11 +51,12 @@ pub struct Service {
     is_draining: AtomicBool,
 }
 
-/// A worker's own: what is shared, and its counter.
+/// A worker's own: what is shared, its counter, and its way to `default`.
 #[derive(Debug)]
 pub struct Worker {
     service: Arc<Service>,
     counts: Arc<ResponseCounts>,
+    default: RefCell<Cached>,
 }
 
 impl Service {
@@ -97,8 +102,13 @@ impl Service {
 }
 
 impl Worker {
+    fn new(service: Arc<Service>) -> Self {
+        let counts = service.metrics.worker();
+        let default = RefCell::new(Cached::new(service.sequences.default_sequence().clone()));
+        Self { service, counts, default }
+    }
+
     /// Counts `response`.
-    #[inline]
     fn counted(&self, route: Route, response: HttpResponse) -> HttpResponse {
         self.counts.count(route, response.status().as_u16());
         response
@@ -121,9 +131,8 @@ pub fn bind(listen: &Listen) -> std::io::Result<TcpListener> {
 ///
 /// It is put together as `actix_web::HttpServer` does it, but of connections that are watched.
 pub fn server(service: Arc<Service>, listener: TcpListener, grace: Duration) -> std::io::Result<Server> {
-    let limits = service.limits.clone();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let connections = usize::try_from(limits.connections.get()).unwrap_or(usize::MAX);
+    let connections = usize::try_from(service.limits.connections.get()).unwrap_or(usize::MAX);
     let builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(connections.div_ceil(workers))
@@ -131,19 +140,12 @@ pub fn server(service: Arc<Service>, listener: TcpListener, grace: Duration) -> 
         .disable_signals();
     let shutdown = builder.graceful_shutdown_signal();
     let server = builder.listen("http", listener, move || {
-        let worker = Worker { service: service.clone(), counts: service.metrics.worker() };
-        let app = App::new().app_data(web::Data::new(worker)).configure(routes);
         let shutdown = shutdown.clone();
-        let http = HttpService::build()
-            .graceful_shutdown_signal(move || {
-                let signal = shutdown.clone();
-                async move { signal.notified().await }
-            })
-            .keep_alive(limits.keep_alive.get())
-            .client_request_timeout(FIRST_REQUEST_TIMEOUT)
-            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-            .finish(map_config(app, |()| AppConfig::default()));
-        let watch = Watch::start(patience(&limits));
+        let stop = move || {
+            let signal = shutdown.clone();
+            async move { signal.notified().await }
+        };
+        let watch = Watch::start(turns(&service.limits));
         fn_service(move |tcp: TcpStream| {
             let watch = watch.clone();
             async move {
@@ -153,15 +155,36 @@ pub fn server(service: Arc<Service>, listener: TcpListener, grace: Duration) -> 
                 Ok((watch.stream(tcp), Protocol::Http1, client))
             }
         })
-        .and_then(http)
+        .and_then(worker(service.clone(), stop))
     })?;
     Ok(server.run())
 }
 
-/// How long a request may take, from its first byte to its answer's last. Where a request may wait for longer than a
-/// connection stays open, waiting must not end it: it waits for its sequence to be found, and then for ids.
-fn patience(limits: &Limits) -> Duration {
-    limits.keep_alive.get().max(2 * limits.wait.get())
+/// One worker's service for connections, whatever they are made of; they end politely once `stop` does.
+pub fn worker<T, Stop>(
+    service: Arc<Service>,
+    stop: impl Fn() -> Stop + Clone + 'static,
+) -> impl ServiceFactory<(T, Protocol, Option<SocketAddr>), Config = (), Response = (), Error = DispatchError, InitError = ()>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    Stop: Future<Output = ()> + 'static,
+{
+    let worker = web::Data::new(Worker::new(service));
+    let app = App::new().app_data(worker.clone()).configure(routes);
+    HttpService::build()
+        .graceful_shutdown_signal(stop)
+        // `stream` times it.
+        .keep_alive(KeepAlive::Os)
+        .client_request_timeout(FIRST_REQUEST_TIMEOUT)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .finish(front::before(map_config(app, |()| AppConfig::default()), worker))
+}
+
+/// Where a request may wait for longer than a connection stays open, waiting must not end it: it waits for its sequence to
+/// be found, and then for ids.
+fn turns(limits: &Limits) -> stream::Limits<Duration> {
+    let idle = limits.keep_alive.get();
+    stream::Limits { idle, request: idle.max(2 * limits.wait.get()) }
 }
 
 fn routes(app: &mut web::ServiceConfig) {
@@ -235,7 +258,6 @@ async fn new_of_sequence(worker: web::Data<Worker>, request: HttpRequest) -> Htt
     worker.counted(Route::NewSequence, response)
 }
 
-#[inline]
 async fn hand_out(service: &Service, sequence: &Sequence, request: &HttpRequest) -> HttpResponse {
     match take(service, sequence, request).await {
         Ok(response) => response,
@@ -243,13 +265,13 @@ async fn hand_out(service: &Service, sequence: &Sequence, request: &HttpRequest)
     }
 }
 
-#[inline]
 async fn take(service: &Service, sequence: &Sequence, request: &HttpRequest) -> Result<HttpResponse, Refusal> {
     let wanted = Wanted::read(request.query_string(), request.headers(), &service.limits)?;
-    Ok(match wanted.shape {
+    let response = match wanted.shape {
         Shape::Id => answer::one(sequence.next().await?, wanted),
         Shape::Ids(count) | Shape::Ranges(count) => answer::ids(&sequence.take(count).await?, wanted),
-    })
+    };
+    Ok(response.map_into_boxed_body().into())
 }
 
 const USAGE: &str = concat!(

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use crate::buffer::{Buffer, Dry, Refused, Snapshot, Supply};
+use crate::buffer::{self, Buffer, Dry, Refused, Snapshot, Supply};
 use crate::metrics::{Label, Metrics, SequenceSample};
 use crate::name::SequenceName;
 use crate::refill::policy::{Pace, Policy};
@@ -189,10 +189,19 @@ impl Sequence {
         &self.name
     }
 
-    /// One id. From memory without a wait, a lock or a system call; waits only when there is none.
+    /// One id out of memory, without a wait, a lock or a system call; `None` if there is none, or no more:
+    /// [`next`](Self::next) waits for one, or says why not.
     #[inline]
+    pub fn try_next(&self) -> Option<u64> {
+        let taken = self.buffer.take_one().ok()?;
+        self.after(taken);
+        Some(taken.ids.start())
+    }
+
+    /// One id; waits only when there is none in memory.
     pub async fn next(&self) -> Result<u64, TakeError> {
-        match self.buffer.take_one() {
+        // It looks first: who comes here may have been at `try_next` before.
+        match self.buffer.take(1) {
             Ok(taken) => {
                 self.after(taken);
                 Ok(taken.ids.start())
@@ -517,6 +526,29 @@ impl Sequence {
     pub(crate) fn held_terms(&self) -> Terms {
         let incarnation = self.pace.lock().unwrap_or_else(PoisonError::into_inner).incarnation;
         Terms { incarnation, ..self.terms() }
+    }
+}
+
+/// A sequence as one worker sees it: ids out of memory at the cost of the add alone.
+#[derive(Debug)]
+pub struct Cached {
+    sequence: Arc<Sequence>,
+    held: buffer::Cached,
+}
+
+impl Cached {
+    /// The view of a worker, which keeps it.
+    pub fn new(sequence: Arc<Sequence>) -> Self {
+        let held = sequence.buffer.cached();
+        Self { sequence, held }
+    }
+
+    /// As [`Sequence::try_next`].
+    #[inline]
+    pub fn try_next(&mut self) -> Option<u64> {
+        let taken = self.sequence.buffer.take_one_by(&mut self.held).ok()?;
+        self.sequence.after(taken);
+        Some(taken.ids.start())
     }
 }
 

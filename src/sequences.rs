@@ -77,6 +77,12 @@ impl Sequences {
         self.by_name.pin().get(name).cloned()
     }
 
+    /// One id of the sequence with that name out of memory; `None` if it was not found yet, or has none there.
+    #[inline]
+    pub fn try_next(&self, name: &str) -> Option<u64> {
+        self.by_name.pin().get(name)?.try_next()
+    }
+
     /// The one with that name. The first time the store is asked, for at most `limits.wait`.
     pub async fn get(&self, name: &str) -> Result<Arc<Sequence>, FindError> {
         match self.known(name) {

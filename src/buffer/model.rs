@@ -22,10 +22,18 @@ fn buffer(blocks: &[(u64, u64)]) -> Arc<Buffer> {
 
 /// The ids of up to `calls` takes of up to `want`, until the buffer is dry; asserts that they rise.
 fn take(buffer: &Buffer, calls: usize, want: u64) -> Vec<u64> {
+    take_by(|| if want == 1 { buffer.take_one() } else { buffer.take(want) }, calls)
+}
+
+/// As `take`, one at a time, by a pointer that may be from before.
+fn take_cached(buffer: &Buffer, cached: &mut Cached, calls: usize) -> Vec<u64> {
+    take_by(|| buffer.take_one_by(cached), calls)
+}
+
+fn take_by(mut call: impl FnMut() -> Result<Taken, Dry>, calls: usize) -> Vec<u64> {
     let mut ids = Vec::new();
     for _ in 0..calls {
-        let taken = if want == 1 { buffer.take_one() } else { buffer.take(want) };
-        let Ok(taken) = taken else { break };
+        let Ok(taken) = call() else { break };
         ids.extend(taken.ids.start()..taken.ids.end());
     }
     assert!(ids.is_sorted_by(|a, b| a < b), "not rising: {ids:?}");
@@ -54,6 +62,18 @@ fn two_takers_cross_a_promotion() {
         ids.extend(thread.join().unwrap());
         assert_each_once(ids, [10, 11, 20, 21]);
         assert_eq!(buffer.snapshot().handed_out, 4);
+    });
+}
+
+#[test]
+fn two_cached_takers_cross_a_promotion() {
+    model(Some(3), || {
+        let buffer = buffer(&[(10, 12), (20, 22)]);
+        let other = buffer.clone();
+        let thread = thread::spawn(move || take_cached(&other, &mut other.cached(), 2));
+        let mut ids = take_cached(&buffer, &mut buffer.cached(), 2);
+        ids.extend(thread.join().unwrap());
+        assert_each_once(ids, [10, 11, 20, 21]);
     });
 }
 
@@ -126,6 +146,26 @@ fn an_id_asked_for_after_anothers_answer_is_greater() {
 }
 
 #[test]
+fn so_it_is_by_a_pointer_of_before() {
+    model(Some(3), || {
+        let buffer = buffer(&[(10, 11), (20, 22)]);
+        let mut cached = buffer.cached();
+        let answered = Arc::new(loom::sync::atomic::AtomicU64::new(0));
+        let (other, theirs) = (buffer.clone(), answered.clone());
+        let thread = thread::spawn(move || {
+            for id in take_cached(&other, &mut other.cached(), 2) {
+                theirs.store(id, loom::sync::atomic::Ordering::Release);
+            }
+        });
+        let before = answered.load(loom::sync::atomic::Ordering::Acquire);
+        for id in take_cached(&buffer, &mut cached, 1) {
+            assert!(id > before, "{id} after {before}");
+        }
+        thread.join().unwrap();
+    });
+}
+
+#[test]
 fn the_mark_of_a_segment_fires_exactly_once() {
     model(None, || {
         let buffer = buffer(&[(10, 13)]);
@@ -163,6 +203,22 @@ fn clearing_and_taking_share_the_ids_between_them_and_it_goes_on() {
         let mut ids = thread.join().unwrap();
         ids.extend(take(&buffer, 9, 1));
         assert_eq!(buffer.snapshot().handed_out, ids.len() as u64);
+        ids.extend(dropped.iter().flat_map(|block| block.start()..block.end()));
+        assert_each_once(ids, [10, 11, 20, 30, 31]);
+    });
+}
+
+#[test]
+fn clearing_beside_a_pointer_of_before() {
+    model(Some(3), || {
+        let buffer = buffer(&[(10, 12), (20, 21)]);
+        let other = buffer.clone();
+        let mut cached = other.cached();
+        let thread = thread::spawn(move || take_cached(&other, &mut cached, 3));
+        let dropped = buffer.clear();
+        buffer.append(block(30, 32)).unwrap();
+        let mut ids = thread.join().unwrap();
+        ids.extend(take(&buffer, 9, 1));
         ids.extend(dropped.iter().flat_map(|block| block.start()..block.end()));
         assert_each_once(ids, [10, 11, 20, 30, 31]);
     });

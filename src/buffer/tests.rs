@@ -16,6 +16,8 @@ fn block(start: u64, end: u64) -> Block {
 #[derive(Clone, Debug)]
 enum Step {
     TakeOne,
+    /// By the pointer that was cached when this was last taken.
+    TakeCached,
     Take(u64),
     /// Appends a block that begins so many ids after the end of what was appended before, of such a length.
     Append(u64, u64),
@@ -26,7 +28,8 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => Just(Step::TakeOne),
+        3 => Just(Step::TakeOne),
+        2 => Just(Step::TakeCached),
         3 => (1..9u64).prop_map(Step::Take),
         4 => (0..3u64, 1..7u64).prop_map(|(gap, len)| Step::Append(gap, len)),
         1 => Just(Step::AppendBehind),
@@ -41,13 +44,15 @@ proptest! {
     #[test]
     fn behaves_as_a_plain_queue(steps in steps(), threshold in 0.0..=1.0f64) {
         let buffer = Buffer::new(threshold);
+        let mut cached = buffer.cached();
         let (mut queue, mut end, mut handed_out, mut handed_to) = (VecDeque::new(), 1, 0, 0);
         let mut exhausted = false;
         for step in steps {
             match step {
-                Step::TakeOne | Step::Take(_) => {
+                Step::TakeOne | Step::TakeCached | Step::Take(_) => {
                     let (want, got) = match step {
                         Step::Take(want) => (want, buffer.take(want)),
+                        Step::TakeCached => (1, buffer.take_one_by(&mut cached)),
                         _ => (1, buffer.take_one()),
                     };
                     match got {
@@ -155,11 +160,17 @@ fn stress(takers: usize, batch: u64, blocks: u64) {
     let buffer = Buffer::new(0.5);
     let (done, start) = (AtomicBool::new(false), Barrier::new(takers + 1));
     let taker = || {
-        let mut ids = Vec::new();
+        let (mut ids, mut cached) = (Vec::new(), buffer.cached());
         start.wait();
         loop {
             let was_done = done.load(Ordering::Acquire);
-            match if batch == 1 { buffer.take_one() } else { buffer.take(batch) } {
+            // Every other id past the worker's own pointer, which is then from before.
+            let taken = match batch {
+                1 if ids.len() % 2 == 0 => buffer.take_one_by(&mut cached),
+                1 => buffer.take_one(),
+                _ => buffer.take(batch),
+            };
+            match taken {
                 Ok(taken) => ids.extend(taken.ids.start()..taken.ids.end()),
                 Err(_) if was_done => break,
                 Err(_) => std::hint::spin_loop(),

@@ -3,9 +3,10 @@
 //! `{"code":0,"msg":"ok","data":{"id":101}}`, with exactly these keys in this order, is the seed's. Whatever carries ids
 //! is `no-store`: a cached answer would hand its ids out twice.
 
+use actix_http::Response;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
-use actix_web::web::Query;
+use actix_web::web::{Bytes, Query};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
 use crate::config::Limits;
@@ -87,27 +88,33 @@ impl From<FindError> for Refusal {
 }
 
 /// An answer without ids: `{"code":0,"msg":"...","data":null}`.
-pub fn message(mut response: HttpResponseBuilder, code: i32, what: &str) -> HttpResponse {
+pub fn message(mut status: HttpResponseBuilder, code: i32, what: &str) -> HttpResponse {
     // The order of the keys is the seed's, so they are written one by one; the text is escaped by serde_json.
     let what = serde_json::Value::from(what);
-    no_store(&mut response);
-    response.insert_header(JSON).body(format!("{{\"code\":{code},\"msg\":{what},\"data\":null}}"))
+    let mut response = status.body(format!("{{\"code\":{code},\"msg\":{what},\"data\":null}}"));
+    set_headers(response.headers_mut(), JSON);
+    response
 }
 
-const JSON: (header::HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-const TEXT: (header::HeaderName, HeaderValue) =
-    (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-fn no_store(response: &mut HttpResponseBuilder) {
+fn set_headers(headers: &mut HeaderMap, content_type: HeaderValue) {
+    headers.insert(header::CONTENT_TYPE, content_type);
     if !faults::is_off(faults::Guard::NoStore) {
-        response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
 
 impl Wanted {
+    /// What a request without a query wants: one id.
+    pub fn one(headers: &HeaderMap) -> Self {
+        let is_text = headers.get(header::ACCEPT).is_some_and(prefers_text);
+        Self { shape: Shape::Id, is_text, is_strings: false }
+    }
+
     /// Reads the query and the headers. Keys that mean nothing here are passed over, as the seed did.
     pub fn read(query: &str, headers: &HeaderMap, limits: &Limits) -> Result<Self, Refusal> {
-        let is_text = headers.get(header::ACCEPT).is_some_and(prefers_text);
         let (mut count, mut is_ranges, mut is_strings) = (None, false, false);
         if !query.is_empty() {
             let pairs = Query::<Vec<(String, String)>>::from_query(query)
@@ -129,7 +136,7 @@ impl Wanted {
             (Some(count), false) => Shape::Ids(count),
             (count, true) => Shape::Ranges(count.unwrap_or(1)),
         };
-        Ok(Self { shape, is_text, is_strings })
+        Ok(Self { shape, is_strings, ..Self::one(headers) })
     }
 }
 
@@ -169,23 +176,23 @@ fn prefers_text(accept: &HeaderValue) -> bool {
     known.next() == Some(true)
 }
 
-/// The answer to `/new` itself: the shortest way, and the same bytes as [`ids`] writes.
+/// The answer to `/new` itself: the shortest way, and the same bytes as [`ids`] writes. `concat` allocates as much as it
+/// needs, so that the body is one allocation.
 #[inline]
-pub fn one(id: u64, wanted: Wanted) -> HttpResponse {
-    let mut body = Vec::with_capacity(64);
+pub fn one(id: u64, wanted: Wanted) -> Response<Bytes> {
     let mut number = itoa::Buffer::new();
-    if wanted.is_text {
-        body.extend_from_slice(number.format(id).as_bytes());
+    let digits = number.format(id);
+    let quote = if wanted.is_strings { "\"" } else { "" };
+    let body = if wanted.is_text {
+        digits.to_owned()
     } else {
-        body.extend_from_slice(b"{\"code\":0,\"msg\":\"ok\",\"data\":{\"id\":");
-        put_id(&mut body, id, wanted.is_strings);
-        body.extend_from_slice(b"}}");
-    }
-    respond(body, wanted.is_text)
+        ["{\"code\":0,\"msg\":\"ok\",\"data\":{\"id\":", quote, digits, quote, "}}"].concat()
+    };
+    respond(body.into(), wanted.is_text)
 }
 
 /// The answer with many ids, or with ranges of them.
-pub fn ids(blocks: &[Block], wanted: Wanted) -> HttpResponse {
+pub fn ids(blocks: &[Block], wanted: Wanted) -> Response<Bytes> {
     let is_ranges = matches!(wanted.shape, Shape::Ranges(_));
     let count: u64 = if is_ranges { blocks.len() as u64 } else { blocks.iter().map(|block| block.len()).sum() };
     // At most limits.batch ids; 20 digits and a few signs each.
@@ -214,7 +221,7 @@ pub fn ids(blocks: &[Block], wanted: Wanted) -> HttpResponse {
         }
         body.extend_from_slice(b"]}}");
     }
-    respond(body, wanted.is_text)
+    respond(body.into(), wanted.is_text)
 }
 
 fn put_lines(body: &mut Vec<u8>, blocks: &[Block], is_ranges: bool) {
@@ -234,7 +241,6 @@ fn put_lines(body: &mut Vec<u8>, blocks: &[Block], is_ranges: bool) {
     }
 }
 
-#[inline]
 fn put_id(body: &mut Vec<u8>, id: u64, is_string: bool) {
     let mut number = itoa::Buffer::new();
     let digits = number.format(id).as_bytes();
@@ -247,11 +253,10 @@ fn put_id(body: &mut Vec<u8>, id: u64, is_string: bool) {
     }
 }
 
-#[inline]
-fn respond(body: Vec<u8>, is_text: bool) -> HttpResponse {
-    let mut response = HttpResponse::Ok();
-    no_store(&mut response);
-    response.insert_header(if is_text { TEXT } else { JSON }).body(body)
+fn respond(body: Bytes, is_text: bool) -> Response<Bytes> {
+    let mut response = Response::with_body(StatusCode::OK, body);
+    set_headers(response.headers_mut(), if is_text { TEXT } else { JSON });
+    response
 }
 
 #[cfg(test)]
@@ -264,9 +269,10 @@ mod tests {
         Wanted::read(query, &HeaderMap::new(), &Limits::default())
     }
 
-    fn body(response: HttpResponse) -> String {
+    fn body<B: MessageBody>(response: impl Into<Response<B>>) -> String {
+        let response = response.into();
         assert_eq!(response.headers().get(header::CACHE_CONTROL).unwrap(), "no-store");
-        String::from_utf8(response.into_body().try_into_bytes().unwrap().to_vec()).unwrap()
+        String::from_utf8(response.into_body().try_into_bytes().ok().unwrap().to_vec()).unwrap()
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! The connections, and who holds them up: clients that never end a request, and clients that never read an answer.
+//! The connections, and who holds them up: clients that ask for nothing more, that never end a request, or that never
+//! read an answer.
 //!
 //! actix times the head of a connection's first request, and a connection between requests. It times neither a later
 //! head, nor a body, nor an answer that nobody takes: one byte behind a good request would hold a connection for ever.
 //!
 //! Here a connection goes back and forth between two *turns*: the client's, until a byte comes, and the server's, until
 //! all that there is to write is written. A request is one turn from its first byte to its answer's last, however
-//! slowly it comes, and no turn may take longer than a patience.
+//! slowly it comes. Each of the two may take so long and no longer.
 //!
 //! Requests pay next to nothing for this: no clock is read and no timer set for them. One task of each worker counts the
-//! seconds, and looks at the worker's connections once in each. It wakes only those that it ends: actix starts its own
-//! timer between requests anew whenever a connection is woken.
+//! seconds, and looks at the worker's connections once in each. actix's own timer between requests is not used: it would
+//! be made, set and thrown away for each request (`docs/performance.md`).
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -30,19 +31,25 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Watch {
     /// In ticks. A late one makes nobody overdue too early.
     now: Cell<u64>,
-    patience: u64,
+    limits: Limits<u64>,
     turns: RefCell<Vec<Rc<Turn>>>,
 }
 
+/// How long a turn may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<T> {
+    /// The client's: how long a connection stays open without a request.
+    pub idle: T,
+    /// The server's: how long a request may take, from its first byte to its answer's last.
+    pub request: T,
+}
+
 impl Watch {
-    /// Closes what takes `patience` or longer, within three ticks more. Must be called in the worker's thread.
-    pub fn start(patience: Duration) -> Rc<Self> {
-        let watch = Rc::new(Self {
-            now: Cell::new(0),
-            // One more: between requests, actix's own timer is to come first, for it closes politely.
-            patience: patience.as_secs() + u64::from(patience.subsec_nanos() > 0) + 1,
-            turns: RefCell::default(),
-        });
+    /// Closes what takes as long as `limits` say, within two ticks more. Must be called in the worker's thread.
+    pub fn start(limits: Limits<Duration>) -> Rc<Self> {
+        let ticks = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let limits = Limits { idle: ticks(limits.idle), request: ticks(limits.request) };
+        let watch = Rc::new(Self { now: Cell::new(0), limits, turns: RefCell::default() });
         let ticking = watch.clone();
         rt::spawn(async move {
             loop {
@@ -70,7 +77,8 @@ impl Watch {
         let mut turns = self.turns.borrow_mut();
         // What only this list holds is closed.
         turns.retain(|turn| Rc::strong_count(turn) > 1);
-        for turn in turns.iter().filter(|turn| self.now.get() - turn.since.get() > self.patience) {
+        let limit = |turn: &Turn| if turn.is_servers.get() { self.limits.request } else { self.limits.idle };
+        for turn in turns.iter().filter(|turn| self.now.get() - turn.since.get() > limit(turn)) {
             turn.is_overdue.set(true);
             if let Some(task) = turn.task.borrow().as_ref() {
                 task.wake_by_ref();
@@ -99,6 +107,8 @@ impl Stream {
     fn turn(&self, is_servers: bool) {
         self.turn.is_servers.set(is_servers);
         self.turn.since.set(self.watch.now.get());
+        // Where a request came just in time.
+        self.turn.is_overdue.set(false);
     }
 
     /// An error once a turn took too long; until then `context` is woken when one does.

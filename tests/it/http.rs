@@ -1,6 +1,6 @@
 //! The HTTP contract, through the built binary.
 
-use crate::support::http::Client;
+use crate::support::http::{Client, Response};
 use crate::support::server::Setup;
 
 #[test]
@@ -30,6 +30,44 @@ fn every_shape_of_an_answer() {
         assert_eq!(response.header("content-type"), Some(content_type), "{path}");
     }
     assert_eq!(client.request("POST", "/new", "Content-Length: 0\r\n").id(), 116);
+}
+
+/// An answer without what differs from one to the next: its date and its id's digits.
+fn form(response: &Response) -> (u16, Vec<(String, String)>, String) {
+    let headers = response.headers.iter().filter(|(name, _)| name != "date").cloned().collect();
+    (response.status, headers, response.body.replace(|c: char| c.is_ascii_digit(), "#"))
+}
+
+#[test]
+fn the_way_past_the_router_answers_as_the_router_does() {
+    let server = Setup::embedded().start();
+    for (version, headers) in [
+        ("HTTP/1.1", ""),
+        ("HTTP/1.1", "Accept: */*\r\nUser-Agent: curl/8\r\n"),
+        ("HTTP/1.1", "Accept: text/plain\r\n"),
+        ("HTTP/1.1", "Accept: application/json, text/plain\r\n"),
+        ("HTTP/1.1", "Connection: close\r\n"),
+        ("HTTP/1.1", "Content-Length: 3\r\n"),
+        ("HTTP/1.1", "Expect: 100-continue\r\nContent-Length: 0\r\n"),
+        ("HTTP/1.0", ""),
+        ("HTTP/1.0", "Connection: keep-alive\r\n"),
+    ] {
+        // A query, be it empty, is the router's; and so is what is written with a percent sign.
+        for (short, routed) in [("/new", "/new?"), ("/new/default", "/new/%64efault")] {
+            let ask = |path: &str| {
+                let mut client = Client::connect(server.port());
+                client.send_bytes(format!("GET {path} {version}\r\nHost: x\r\n{headers}\r\n").as_bytes()).unwrap();
+                client.receive(true).unwrap()
+            };
+            let (short, routed) = (ask(short), ask(routed));
+            assert_eq!(form(&short), form(&routed), "{version} {headers:?}");
+            // To whom expects it, 100 comes first.
+            assert_eq!(short.status, if headers.starts_with("Expect") { 100 } else { 200 });
+        }
+    }
+    let counted =
+        |route: &str| server.metric(&format!("seqsvr_http_responses_total{{route=\"{route}\",status=\"200\"}}"));
+    assert_eq!((counted("/new"), counted("/new/{sequence}")), (18.0, 18.0));
 }
 
 #[test]
