@@ -55,6 +55,14 @@ impl Contestant {
     }
 }
 
+/// What a server is started by: the kernel ends it when this process ends, however that does.
+pub const GUARD: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+
+/// seqsvr on the embedded store, as it is by default.
+pub fn embedded() -> Setup {
+    Setup::embedded().by(&GUARD)
+}
+
 /// seqsvr as `setup` configures it.
 pub fn seqsvr(name: &str, setup: Setup) -> Contestant {
     let server = setup.start();
@@ -73,7 +81,9 @@ pub fn base() -> Option<Contestant> {
     let path = Path::new(&path).canonicalize().unwrap_or_else(|error| panic!("SEQSVR_BASE={path}: {error}"));
     let path = path.to_str().expect("SEQSVR_BASE is UTF-8").replace('\'', r"'\''");
     // The shell drops the name of our own binary, which the setup puts there, and becomes the other.
-    Some(seqsvr("seqsvr (base)", Setup::embedded().by(&["sh", "-c", &format!("exec '{path}' \"$@\"")])))
+    let shell = format!("exec '{path}' \"$@\"");
+    let starter = [&GUARD[..], &["sh", "-c", &shell]].concat();
+    Some(seqsvr("seqsvr (base)", Setup::embedded().by(&starter)))
 }
 
 /// An answer of seqsvr's: what all that answer a constant have to answer.

@@ -31,7 +31,7 @@ fn cpu(sample: &Sample) -> f64 {
 
 /// A thousand ids a request, as one or two ranges.
 pub fn ranges(bench: &mut Bench) {
-    let server = servers::seqsvr("seqsvr", Setup::embedded());
+    let server = servers::seqsvr("seqsvr", servers::embedded());
     let mut entries = [Entry::of(&server).named("`/new?count=1000&ranges`")];
     entries[0].protocol = Protocol::Http(Http::get("/new?count=1000&ranges", Ids::Ranges));
     let plan = Rounds { count: bench.rounds(5), closed: bench.seconds(3.0), open: bench.seconds(1.0), rate: None };
@@ -60,8 +60,8 @@ pub fn ranges(bench: &mut Bench) {
 
 /// A small step against a large one: who leases more often must not be slower for it.
 pub fn step(bench: &mut Bench) {
-    let large = servers::seqsvr("step 1,000,000", Setup::embedded().env("SEQSVR_STEP", "1000000"));
-    let small = servers::seqsvr("step 100", Setup::embedded().env("SEQSVR_STEP", "100"));
+    let large = servers::seqsvr("step 1,000,000", servers::embedded().env("SEQSVR_STEP", "1000000"));
+    let small = servers::seqsvr("step 100", servers::embedded().env("SEQSVR_STEP", "100"));
     let mut entries = [Entry::of(&large), Entry::of(&small)];
     let rate = half_load(bench, &entries);
     let plan =
@@ -91,9 +91,11 @@ pub fn connections(bench: &mut Bench) {
         bench.bounds.push(Bound::unknown(memory, "at most 150 MiB", &why));
         return;
     }
+    let limit = format!("--nofile={OPEN_FILES}:{OPEN_FILES}");
+    let starter = [&["prlimit", &limit], &servers::GUARD[..]].concat();
     // Two servers: what the connections took is not given back at once, and must not be seen in the other's memory.
-    let few = servers::seqsvr("seqsvr, 64 connections", Setup::embedded());
-    let many = servers::seqsvr("seqsvr, 10,000 connections", Setup::embedded().open_files(OPEN_FILES));
+    let few = servers::seqsvr("seqsvr, 64 connections", servers::embedded());
+    let many = servers::seqsvr("seqsvr, 10,000 connections", Setup::embedded().by(&starter));
     let mut entries = [Entry::of(&few), Entry::of(&many)];
     entries[1].connections = MANY_CONNECTIONS;
     let plan = Rounds { count: bench.rounds(5), closed: bench.seconds(4.0), open: bench.seconds(1.0), rate: None };
@@ -125,7 +127,7 @@ pub fn connections(bench: &mut Bench) {
 
 /// A named sequence against `/new`, of one server.
 pub fn named(bench: &mut Bench) {
-    let setup = Setup::new("store: embedded\nsequences: {orders: {}}\n");
+    let setup = Setup::new("store: embedded\nsequences: {orders: {}}\n").by(&servers::GUARD);
     let server = servers::seqsvr("`/new`", setup);
     let orders = server.at("`/new/orders`", "/new/orders");
     let mut entries = [Entry::of(&server), Entry::of(&orders)];
@@ -147,7 +149,7 @@ pub fn named(bench: &mut Bench) {
 
 /// Metrics scraped once a second against never, twice: the difference between the two is that of nothing.
 pub fn scraped(bench: &mut Bench) {
-    let server = servers::seqsvr("seqsvr", Setup::embedded());
+    let server = servers::seqsvr("seqsvr", servers::embedded());
     let mut entries = [
         Entry::of(&server).named("never scraped"),
         Entry::of(&server).named("never, again"),

@@ -9,7 +9,6 @@ use crate::rounds::{self, CONNECTIONS, Entry, Rounds, Sample, deviation, half_lo
 use crate::servers::peers::{NEXTVAL, NGINX, POSTGRES, REDIS, UPDATE};
 use crate::servers::{self, Answer, Contestant, peers, program};
 use crate::support::figures::{Spread, short};
-use crate::support::server::Setup;
 
 /// How many requests are in flight on each connection where they are pipelined.
 const DEPTH: usize = 16;
@@ -28,7 +27,7 @@ const LEAST_OF_REDIS: f64 = 0.9;
 
 /// seqsvr twice, another build of it where one is named, and what answers a constant.
 fn http_servers(bench: &mut Bench) -> Vec<Contestant> {
-    let mut servers = vec![servers::seqsvr(SEQSVR, Setup::embedded()), servers::seqsvr(AGAIN, Setup::embedded())];
+    let mut servers = vec![servers::seqsvr(SEQSVR, servers::embedded()), servers::seqsvr(AGAIN, servers::embedded())];
     let answer = Answer::of(&servers[0]);
     servers.extend(servers::base());
     servers.extend([servers::raw(&answer), servers::actix(&answer)]);
@@ -125,7 +124,7 @@ pub fn pipelined(bench: &mut Bench) {
 
 /// What else hands out numbers, each over its own protocol.
 pub fn peers(bench: &mut Bench) {
-    let ours = servers::seqsvr(SEQSVR, Setup::embedded());
+    let ours = servers::seqsvr(SEQSVR, servers::embedded());
     let redis = present(bench, REDIS, peers::redis());
     let mariadb = present(bench, "MariaDB", peers::mariadb());
     let postgres = present(bench, POSTGRES, peers::postgres());
