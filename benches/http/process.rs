@@ -31,8 +31,8 @@ pub fn everyone() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu")).unwrap_or_default();
     let fields: Vec<u64> = line.split_whitespace().filter_map(|ticks| ticks.parse().ok()).collect();
-    // user, nice, system; steal. What lies between them is idling, and interrupts, of which our own load has many.
-    let ticks: u64 = [0, 1, 2, 7].iter().filter_map(|field| fields.get(*field)).sum();
+    // user, nice, system; interrupts, which are counted to processes too; steal. What is left out is idling.
+    let ticks: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|field| fields.get(*field)).sum();
     Duration::from_secs_f64(ticks as f64 / ticks_per_second())
 }
 
