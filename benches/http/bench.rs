@@ -8,7 +8,7 @@ use crate::ids::Seen;
 use crate::load;
 use crate::plot::Panel;
 use crate::report::{Bound, Report};
-use crate::support::figures::Random;
+use crate::support::figures::{Random, Spread};
 
 /// Before each measurement the same load runs for so long without being measured.
 const WARM_UP: f64 = 0.5;
@@ -16,6 +16,14 @@ const WARM_UP: f64 = 0.5;
 /// A quick run takes so much of each time, and so many rounds at most.
 const QUICK: f64 = 0.15;
 const QUICK_ROUNDS: usize = 2;
+
+/// By which factor two equal servers differed within a round, at most: 1 and more. Nothing smaller says anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Aa {
+    pub cpu: f64,
+    pub requests: f64,
+    pub tail: f64,
+}
 
 pub struct Bench {
     pub report: Report,
@@ -27,11 +35,19 @@ pub struct Bench {
     pub is_quick: bool,
     /// What took no part, each with the reason.
     pub absent: BTreeSet<String>,
-    /// By how much two equal servers differed in processor time a request, in one round at most; 1 and more.
-    pub aa: Option<f64>,
+    /// What two equal servers differed by, once it is known.
+    pub aa: Option<Aa>,
+    /// For each measurement, how many processors were others'.
+    others: Vec<f64>,
     ids: u64,
     repeats: u64,
     errors: u64,
+}
+
+/// Of the load generator: `SEQSVR_BENCH_THREADS`, or what disturbs least.
+fn threads() -> usize {
+    let wanted = std::env::var("SEQSVR_BENCH_THREADS").ok().filter(|wanted| !wanted.is_empty());
+    wanted.map_or_else(load::default_threads, |wanted| wanted.parse().expect("SEQSVR_BENCH_THREADS is a number"))
 }
 
 impl Bench {
@@ -41,10 +57,11 @@ impl Bench {
             bounds: Vec::new(),
             panels: Vec::new(),
             random: Random::new(1),
-            threads: load::default_threads(),
+            threads: threads(),
             is_quick,
             absent: BTreeSet::new(),
             aa: None,
+            others: Vec::new(),
             ids: 0,
             repeats: 0,
             errors: 0,
@@ -61,6 +78,16 @@ impl Bench {
 
     pub fn warm_up(&self) -> Duration {
         self.seconds(WARM_UP)
+    }
+
+    /// Remembers how many processors were neither the server's nor the generator's.
+    pub fn disturbed(&mut self, processors: f64) {
+        self.others.push(processors.max(0.0));
+    }
+
+    /// How many that were over all measurements, if there were any.
+    pub fn others(&self) -> Option<Spread> {
+        (!self.others.is_empty()).then(|| Spread::of(self.others.iter().copied()))
     }
 
     /// Remembers, and tells at once, that answers of `name` were errors.

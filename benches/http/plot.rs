@@ -18,9 +18,9 @@ pub struct Panel {
 const WIDTH: u32 = 1180;
 const MARGIN: i32 = 20;
 const COLUMNS: usize = 2;
-const NAMES: i32 = 150;
-const VALUES: i32 = 80;
-const TITLE: i32 = 56;
+const NAMES: i32 = 140;
+const VALUES: i32 = 90;
+const TITLE: i32 = 50;
 const BAR: i32 = 18;
 const BAR_STEP: i32 = 28;
 const GAP: i32 = 26;
@@ -62,16 +62,16 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, (left, top): (i32, i32), width: i3
     let text = |size: i32, horizontal: HPos| {
         TextStyle::from((FONT, size).into_font()).color(&INK).pos(Pos::new(horizontal, VPos::Center))
     };
-    let title = TextStyle::from((FONT, 17, FontStyle::Bold).into_font()).color(&INK);
+    let title = TextStyle::from((FONT, 19, FontStyle::Bold).into_font()).color(&INK);
     area.draw(&Text::new(panel.title.clone(), (left, top), title))?;
-    area.draw(&Text::new(panel.unit, (left, top + 32), text(13, HPos::Left)))?;
+    area.draw(&Text::new(panel.unit, (left, top + 28), text(15, HPos::Left)))?;
     let largest = panel.bars.iter().map(|(_, spread)| spread.max).fold(f64::MIN_POSITIVE, f64::max);
     let room = f64::from(width - NAMES - VALUES);
     let at = |value: f64| left + NAMES + (value / largest * room).round() as i32;
     for (number, (name, spread)) in (0..).zip(&panel.bars) {
         let middle = top + TITLE + BAR_STEP * number + BAR / 2;
         let colour = if name.starts_with("seqsvr") { OURS } else { THEIRS };
-        area.draw(&Text::new(name.clone(), (left + NAMES - 8, middle), text(14, HPos::Right)))?;
+        area.draw(&Text::new(name.clone(), (left + NAMES - 8, middle), text(16, HPos::Right)))?;
         let bar = [(at(0.0), middle - BAR / 2), (at(spread.median), middle + BAR / 2)];
         area.draw(&Rectangle::new(bar, colour.filled()))?;
         // From the smallest to the largest round.
@@ -80,7 +80,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, (left, top): (i32, i32), width: i3
         for end in [spread.min, spread.max] {
             area.draw(&PathElement::new([(at(end), middle - 4), (at(end), middle + 4)], line))?;
         }
-        area.draw(&Text::new(label(spread.median), (at(spread.max) + 8, middle), text(14, HPos::Left)))?;
+        area.draw(&Text::new(label(spread.median), (at(spread.max) + 8, middle), text(16, HPos::Left)))?;
     }
     Ok(())
 }

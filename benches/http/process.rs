@@ -11,6 +11,11 @@ pub fn cpu(pid: u32) -> Duration {
     ticks(pid, 4) + children
 }
 
+/// The processor time of this process alone: the servers are its children.
+pub fn own_cpu() -> Duration {
+    ticks(std::process::id(), 2)
+}
+
 /// To the nanosecond where the kernel tells it: each of many children may use little, and a tick is 10 ms.
 fn child_cpu(pid: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
@@ -19,6 +24,16 @@ fn child_cpu(pid: u32) -> Duration {
         text.split(' ').next()?.parse::<u64>().ok()
     });
     nanoseconds.sum::<Option<u64>>().filter(|sum| *sum > 0).map_or_else(|| ticks(pid, 2), Duration::from_nanos)
+}
+
+/// The processor time of all processes together, and what the hypervisor has given to others.
+pub fn everyone() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu")).unwrap_or_default();
+    let fields: Vec<u64> = line.split_whitespace().filter_map(|ticks| ticks.parse().ok()).collect();
+    // user, nice, system; interrupts, which are counted to processes too; steal. What is left out is idling.
+    let ticks: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|field| fields.get(*field)).sum();
+    Duration::from_secs_f64(ticks as f64 / ticks_per_second())
 }
 
 /// The resident memory of process `pid` and its children, in bytes. Where there are several processes, what they share

@@ -48,9 +48,10 @@ pub enum Dialogue {
 
 impl Protocol {
     /// Logs in on `stream`, which blocks still; what one request is from then on, and the state to read its answers with.
-    pub fn begin(&self, stream: &mut TcpStream) -> io::Result<(Vec<u8>, Dialogue)> {
+    /// What was asked for on the way adds to `ids`.
+    pub fn begin(&self, stream: &mut TcpStream, ids: &mut Vec<Range<u64>>) -> io::Result<(Vec<u8>, Dialogue)> {
         Ok(match self {
-            Self::Http(http) => (http.request(), Dialogue::Http(http.reader())),
+            Self::Http(http) => (http.request(), Dialogue::Http(http.begin(stream, ids)?)),
             Self::Redis => (redis::REQUEST.to_vec(), Dialogue::Redis),
             Self::Mysql(statement) => {
                 let (request, dialogue) = mysql::begin(stream, statement)?;

@@ -15,6 +15,9 @@ pub struct Bound {
     pub measured: String,
     /// `None` where it could not be measured.
     pub is_kept: Option<bool>,
+    /// By which factor the measured is from the bound, and whether less than two equal servers were from each other.
+    distance: f64,
+    is_close: bool,
 }
 
 impl Bound {
@@ -27,7 +30,13 @@ impl Bound {
     }
 
     pub fn unknown(what: &str, allowed: &str, why: &str) -> Self {
-        Self { what: what.to_owned(), allowed: allowed.to_owned(), measured: why.to_owned(), is_kept: None }
+        let (what, allowed, measured) = (what.to_owned(), allowed.to_owned(), why.to_owned());
+        Self { what, allowed, measured, is_kept: None, distance: f64::INFINITY, is_close: false }
+    }
+
+    /// With what two equal servers differed by.
+    pub fn beside(self, aa: Option<f64>) -> Self {
+        Self { is_close: aa.is_some_and(|aa| self.distance < aa), ..self }
     }
 
     fn new(what: &str, measured: Spread, relation: &str, bound: f64, unit: &str, is_kept: bool) -> Self {
@@ -36,14 +45,18 @@ impl Bound {
             allowed: format!("{relation} {}{unit}", short(bound)),
             measured: format!("{}{unit}", figure(measured)),
             is_kept: Some(is_kept),
+            distance: (measured.median / bound).max(bound / measured.median),
+            is_close: false,
         }
     }
 
     fn verdict(&self) -> &'static str {
-        match self.is_kept {
-            Some(true) => "kept",
-            Some(false) => "**missed**",
-            None => "not measured",
+        match (self.is_kept, self.is_close) {
+            (Some(true), false) => "kept",
+            (Some(true), true) => "kept, within the A/A spread",
+            (Some(false), false) => "**missed**",
+            (Some(false), true) => "**missed**, within the A/A spread",
+            (None, _) => "not measured",
         }
     }
 }
@@ -131,6 +144,14 @@ pub fn bounds(bench: &Bench) -> String {
     table(&["bound", "allowed", "measured", ""], &rows)
 }
 
+/// Whether the machine was the bench's own.
+pub fn disturbance(bench: &Bench) -> String {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    bench.others().map_or_else(String::new, |others| {
+        format!("While it was measured, other processes had {} of the {processors} processors.", figure(others))
+    })
+}
+
 /// All of the results.
 pub fn results(bench: &Bench) -> String {
     let (ids, repeats, errors) = bench.verdict();
@@ -146,10 +167,14 @@ pub fn results(bench: &Bench) -> String {
          and the largest within a round in brackets. The load generator shares the processors with what it measures, so\n\
          requests a second say as much about it; the processor time for a request says what the server spends. Figures of\n\
          one run compare with each other, not with those of other machines.\n\n\
-         {} {ids} different ids were checked: {repeats} repeats, {errors} errors.\n\n\
+         {} {}\n\n\
+         {ids} different ids were checked: {repeats} repeats, {errors} errors.\n\n\
          ![the figures, drawn](results.svg)\n\n\
-         ## Bounds\n\n{}{}",
+         ## Bounds\n\n\
+         A bound is on the median. Where the measured is nearer to it than two equal servers were to each other in the worst round (the\n\
+         A/A pairs below), another run may say otherwise.\n\n{}{}",
         machine(bench),
+        disturbance(bench),
         absent,
         bounds(bench),
         bench.report.text,

@@ -14,7 +14,7 @@ use crate::load::{self, Outcome, Pace, Plan};
 use crate::protocol::Protocol;
 use crate::protocol::http::{Http, Ids};
 
-const MEASURED: Duration = Duration::from_millis(200);
+const MEASURED: Duration = Duration::from_millis(300);
 
 /// A stall much longer than anything that the machine does by itself, and the rate of requests meanwhile.
 const STALL: Duration = Duration::from_millis(100);
@@ -24,13 +24,13 @@ const RATE: f64 = 2_000.0;
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// Every hundredth id is the one before it.
+    /// Every tenth id is the one before it.
     Repeats,
-    /// Every hundredth answer is a 503.
+    /// Every tenth answer is a 503.
     Refuses,
     /// One answer is late by [`STALL`], and holds up all others.
     Stalls,
-    /// The connections are closed after a hundred answers.
+    /// The connections are closed after ten answers.
     Closes,
 }
 
@@ -39,7 +39,7 @@ pub fn run() {
     repeats_are_counted();
     for depth in [1, 16] {
         let good = load(Fault::None, Pace::Closed, depth);
-        assert!(good.answered > 100, "{good:?}");
+        assert!(good.answered > 0, "{good:?}");
         assert_eq!((good.errors, good.seen.repeats()), (0, (0, None)), "nothing is wrong");
         assert!(good.ids == good.answered && good.seen.count() >= good.ids, "each answer has an id");
 
@@ -57,13 +57,13 @@ pub fn run() {
     let expected = RATE * MEASURED.as_secs_f64();
     assert!((steady.latency.len() as f64 - expected).abs() <= 2.0, "{} of {expected} requests", steady.latency.len());
 
-    // All that were due in those 100 of 200 ms have waited, for half of it on average; a loop that waits for its answers
+    // All that were due in those 100 of 300 ms have waited, for half of it on average; a loop that waits for its answers
     // would have seen one slow request a connection.
     let stalls = load(Fault::Stalls, Pace::Open(RATE), 1);
     let (late, stall) = (stalls.ms(0.999), STALL.as_secs_f64() * 1e3);
     assert!(late > 0.8 * stall, "a stall of {stall} ms shows in p99.9: {late} ms");
     let half = stalls.latency.count_between(40_000_000, u64::MAX);
-    assert!(half as f64 > 0.2 * expected, "{half} of {expected} requests were held up by 40 ms and more");
+    assert!(half as f64 > 0.1 * expected, "{half} of {expected} requests were held up by 40 ms and more");
     assert_eq!(stalls.errors, 0, "late is not wrong");
 }
 
@@ -87,7 +87,7 @@ fn load(fault: Fault, pace: Pace, depth: usize) -> Outcome {
         depth,
         pace,
         warm_up: Duration::from_millis(20),
-        measured: if matches!(pace, Pace::Open(_)) { MEASURED } else { MEASURED / 4 },
+        measured: if matches!(pace, Pace::Open(_)) { MEASURED } else { MEASURED / 5 },
     };
     load::run(&plan, |_| ()).0
 }
@@ -122,7 +122,7 @@ fn answer(stream: &TcpStream, fault: Fault, next: &AtomicU64, stall: &AtomicBool
             continue;
         }
         answered += 1;
-        if fault == Fault::Closes && answered > 100 {
+        if fault == Fault::Closes && answered > 10 {
             return Ok(());
         }
         // Behind the warm-up.
@@ -132,7 +132,7 @@ fn answer(stream: &TcpStream, fault: Fault, next: &AtomicU64, stall: &AtomicBool
         }
         let _shared = (fault == Fault::Stalls).then(|| STALLED.read());
         let mut id = next.fetch_add(1, Ordering::Relaxed);
-        let is_faulty = id.is_multiple_of(100);
+        let is_faulty = id.is_multiple_of(10);
         id -= u64::from(is_faulty && fault == Fault::Repeats);
         let body = format!(r#"{{"code":0,"msg":"ok","data":{{"id":{id}}}}}"#);
         let status = if is_faulty && fault == Fault::Refuses { "503 Service Unavailable" } else { "200 OK" };

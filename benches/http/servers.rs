@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use crate::ids::Seen;
 use crate::protocol::Protocol;
 use crate::protocol::http::{Http, Ids};
 use crate::reference;
-use crate::support::server::{Server, Setup};
+use crate::support::http::Client;
+use crate::support::server::Setup;
 
 pub mod peers;
 
@@ -55,14 +56,18 @@ impl Contestant {
     }
 }
 
+/// What a server is started by: the kernel ends it when this process ends, however that does.
+pub const GUARD: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+
+/// seqsvr on the embedded store, as it is by default.
+pub fn embedded() -> Setup {
+    Setup::embedded().by(&GUARD)
+}
+
 /// seqsvr as `setup` configures it.
 pub fn seqsvr(name: &str, setup: Setup) -> Contestant {
     let server = setup.start();
     server.wait_until_ready();
-    of_seqsvr(name, server, setup)
-}
-
-fn of_seqsvr(name: &str, server: Server, setup: Setup) -> Contestant {
     let protocol = Protocol::Http(Http::get("/new", Ids::One));
     Contestant::new(name, server.port(), server.pid(), protocol, (server, setup))
 }
@@ -73,7 +78,9 @@ pub fn base() -> Option<Contestant> {
     let path = Path::new(&path).canonicalize().unwrap_or_else(|error| panic!("SEQSVR_BASE={path}: {error}"));
     let path = path.to_str().expect("SEQSVR_BASE is UTF-8").replace('\'', r"'\''");
     // The shell drops the name of our own binary, which the setup puts there, and becomes the other.
-    Some(seqsvr("seqsvr (base)", Setup::embedded().by(&["sh", "-c", &format!("exec '{path}' \"$@\"")])))
+    let shell = format!("exec '{path}' \"$@\"");
+    let starter = [&GUARD[..], &["sh", "-c", &shell]].concat();
+    Some(seqsvr("seqsvr (base)", Setup::embedded().by(&starter)))
 }
 
 /// An answer of seqsvr's: what all that answer a constant have to answer.
@@ -85,24 +92,17 @@ pub struct Answer {
 impl Answer {
     /// What `contestant` answers, with an id as long as those that are measured.
     pub fn of(contestant: &Contestant) -> Self {
-        let Protocol::Http(http) = &contestant.protocol else { panic!("{} speaks no HTTP", contestant.name) };
-        let (mut reader, mut bytes, mut ids) = (http.reader(), Vec::new(), Vec::new());
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, contestant.port)).expect("it listens");
-        stream.write_all(&http.request()).expect("it reads");
-        while ids.is_empty() {
-            let mut buffer = [0; 4096];
-            let read = stream.read(&mut buffer).expect("it answers");
-            assert!(read > 0, "no answer, but {}", String::from_utf8_lossy(&bytes));
-            bytes.extend_from_slice(&buffer[..read]);
-            reader.read(&bytes, &mut ids);
-        }
-        let short = String::from_utf8(bytes).expect("ASCII");
-        let (head, short_body) = short.split_once("\r\n\r\n").expect("a head and a body");
-        let body = short_body.replace(&ids[0].start.to_string(), LONG_ID);
-        contestant.seen.borrow_mut().add(ids);
-        let head =
-            head.replace(&format!("content-length: {}", short_body.len()), &format!("content-length: {}", body.len()));
-        Self { whole: format!("{head}\r\n\r\n{body}"), body }
+        let response = Client::connect(contestant.port).get("/new");
+        let id = response.id();
+        contestant.seen.borrow_mut().add(std::iter::once(id..id + 1).collect());
+        let body = response.body.replace(&id.to_string(), LONG_ID);
+        let length = body.len().to_string();
+        let header = |(name, value): &(String, String)| {
+            let value = if name == "content-length" { &length } else { value };
+            format!("{name}: {value}\r\n")
+        };
+        let headers: Vec<String> = response.headers.iter().map(header).collect();
+        Self { whole: format!("HTTP/1.1 200 OK\r\n{}\r\n{body}", headers.concat()), body }
     }
 }
 

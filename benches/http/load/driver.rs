@@ -49,9 +49,10 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn open(plan: &Plan) -> io::Result<Self> {
+    /// A connection that is logged in; what was answered meanwhile adds to `ids`.
+    pub fn open(plan: &Plan, ids: &mut Vec<Range<u64>>) -> io::Result<Self> {
         let mut stream = connect(plan.port)?;
-        let (request, dialogue) = plan.protocol.begin(&mut stream)?;
+        let (request, dialogue) = plan.protocol.begin(&mut stream, ids)?;
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream: TcpStream::from_std(stream),

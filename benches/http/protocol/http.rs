@@ -1,8 +1,10 @@
 //! HTTP/1.1: one GET again and again.
 
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
 use std::ops::Range;
 
-use super::{Found, number};
+use super::{Found, number, unexpected};
 
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
@@ -32,6 +34,24 @@ impl Http {
     /// As short as a request may be.
     pub fn request(&self) -> Vec<u8> {
         format!("GET {} HTTP/1.1\r\nHost: bench\r\n\r\n", self.path).into_bytes()
+    }
+
+    /// Asks once. So no server has more connections waiting than it has accepted, and none takes one for idle before the
+    /// last of thousands is made.
+    pub fn begin(&self, stream: &mut TcpStream, ids: &mut Vec<Range<u64>>) -> io::Result<Reader> {
+        let (mut reader, mut bytes, mut buffer) = (self.reader(), Vec::new(), [0; 4096]);
+        stream.write_all(&self.request())?;
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => bytes.extend_from_slice(&buffer[..read]),
+            }
+            match reader.read(&bytes, ids) {
+                Found::Part => {}
+                Found::Answer { .. } => return Ok(reader),
+                Found::Refusal { .. } => return Err(unexpected("the first request", &bytes)),
+            }
+        }
     }
 
     pub fn reader(&self) -> Reader {

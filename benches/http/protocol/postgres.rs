@@ -62,10 +62,9 @@ pub fn read(bytes: &[u8], ids: &mut Vec<Range<u64>>) -> Found {
         let Some(header) = bytes.get(from..from + HEADER) else { return Found::Part };
         let end = from + 1 + length(header);
         let Some(payload) = bytes.get(from + HEADER..end) else { return Found::Part };
-        match header[0] {
+        if header[0] == b'D' {
             // One column of eight bytes: both lengths stand before it.
-            b'D' => id = payload.get(6..14).and_then(|value| value.try_into().ok()).map(u64::from_be_bytes),
-            _ => {}
+            id = payload.get(6..14).and_then(|value| value.try_into().ok()).map(u64::from_be_bytes);
         }
         from = end;
         if header[0] == b'Z' {

@@ -2,14 +2,13 @@
 
 use std::process::Command;
 
-use crate::bench::Bench;
+use crate::bench::{Aa, Bench};
 use crate::plot::Panel;
 use crate::report::{Bound, figure, row, thousands};
 use crate::rounds::{self, CONNECTIONS, Entry, Rounds, Sample, deviation, half_load, ratio};
 use crate::servers::peers::{NEXTVAL, NGINX, POSTGRES, REDIS, UPDATE};
 use crate::servers::{self, Answer, Contestant, peers, program};
 use crate::support::figures::{Spread, short};
-use crate::support::server::Setup;
 
 /// How many requests are in flight on each connection where they are pipelined.
 const DEPTH: usize = 16;
@@ -28,7 +27,7 @@ const LEAST_OF_REDIS: f64 = 0.9;
 
 /// seqsvr twice, another build of it where one is named, and what answers a constant.
 fn http_servers(bench: &mut Bench) -> Vec<Contestant> {
-    let mut servers = vec![servers::seqsvr(SEQSVR, Setup::embedded()), servers::seqsvr(AGAIN, Setup::embedded())];
+    let mut servers = vec![servers::seqsvr(SEQSVR, servers::embedded()), servers::seqsvr(AGAIN, servers::embedded())];
     let answer = Answer::of(&servers[0]);
     servers.extend(servers::base());
     servers.extend([servers::raw(&answer), servers::actix(&answer)]);
@@ -48,7 +47,7 @@ fn find<'a, 'b>(entries: &'a [Entry<'b>], name: &str) -> Option<&'a Entry<'b>> {
     entries.iter().find(|entry| entry.name == name)
 }
 
-/// The same for two samples of each round.
+/// The ratio of seqsvr's figure to that of `name`, if that took part.
 fn against(entries: &[Entry<'_>], name: &str, open: bool, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
     let (ours, theirs) = (find(entries, SEQSVR)?, find(entries, name)?);
     let [ours, theirs] = [ours, theirs].map(|entry| if open { &entry.open } else { &entry.closed });
@@ -68,32 +67,20 @@ pub fn new(bench: &mut Bench) {
     paced_table(bench, &entries);
     capacity_table(bench, &entries);
 
+    let aa = a_against_a(bench, &entries);
+    bench.aa = Some(aa);
     let cpu = |sample: &Sample| sample.cpu;
-    let aa = against(&entries, AGAIN, true, cpu).expect("both were measured");
-    let aa_rate = against(&entries, AGAIN, false, |sample| sample.requests_per_second).expect("both were measured");
-    let aa_tail = against(&entries, AGAIN, true, |sample| sample.p999_ms).expect("both were measured");
-    bench.aa = Some(deviation(aa));
-    bench.report.paragraph(&format!(
-        "seqsvr against seqsvr, the A/A pair: processor time {}, requests/s {}, p99.9 {}. Differences within these spreads say nothing.",
-        figure(aa),
-        figure(aa_rate),
-        figure(aa_tail),
-    ));
     if let Some(base) = against(&entries, "seqsvr (base)", true, cpu) {
         bench
             .report
             .paragraph(&format!("seqsvr against the other build (`SEQSVR_BASE`): processor time {}", figure(base)));
     }
     let raw = against(&entries, RAW, true, cpu).expect("both were measured");
-    bench.bounds.push(Bound::at_most(
-        "`GET /new`: processor time for a request, of raw fixed bytes'",
-        raw,
-        MOST_CPU,
-        "x",
-    ));
+    let what = "`GET /new`: processor time for a request, of raw fixed bytes'";
+    bench.bounds.push(Bound::at_most(what, raw, MOST_CPU, "x").beside(Some(aa.cpu)));
     let what = "`GET /new`: requests/s, of nginx's `return 200`";
     bench.bounds.push(match against(&entries, NGINX, false, |sample| sample.requests_per_second) {
-        Some(nginx) => Bound::at_least(what, nginx, LEAST_OF_NGINX, "x"),
+        Some(nginx) => Bound::at_least(what, nginx, LEAST_OF_NGINX, "x").beside(Some(aa.requests)),
         None => Bound::unknown(what, "at least 1.00x", "nginx is not installed"),
     });
     panels(bench, &entries, "64 connections");
@@ -124,11 +111,12 @@ pub fn pipelined(bench: &mut Bench) {
     paced_table(bench, &entries);
     capacity_table(bench, &entries);
 
+    let aa = a_against_a(bench, &entries);
     let raw = against(&entries, RAW, true, |sample| sample.cpu).expect("both were measured");
-    bench.bounds.push(Bound::at_most("the same, 16 deep", raw, MOST_CPU_PIPELINED, "x"));
+    bench.bounds.push(Bound::at_most("the same, 16 deep", raw, MOST_CPU_PIPELINED, "x").beside(Some(aa.cpu)));
     let what = "16 deep: ids/s, of Redis INCR's";
     bench.bounds.push(match against(&entries, REDIS, false, |sample| sample.ids_per_second) {
-        Some(redis) => Bound::at_least(what, redis, LEAST_OF_REDIS, "x"),
+        Some(redis) => Bound::at_least(what, redis, LEAST_OF_REDIS, "x").beside(Some(aa.requests)),
         None => Bound::unknown(what, "at least 0.90x", "Redis is not installed"),
     });
     panels(bench, &entries, "64 connections, 16 deep");
@@ -136,7 +124,7 @@ pub fn pipelined(bench: &mut Bench) {
 
 /// What else hands out numbers, each over its own protocol.
 pub fn peers(bench: &mut Bench) {
-    let ours = servers::seqsvr(SEQSVR, Setup::embedded());
+    let ours = servers::seqsvr(SEQSVR, servers::embedded());
     let redis = present(bench, REDIS, peers::redis());
     let mariadb = present(bench, "MariaDB", peers::mariadb());
     let postgres = present(bench, POSTGRES, peers::postgres());
@@ -164,11 +152,28 @@ pub fn peers(bench: &mut Bench) {
     for (name, what) in [(NEXTVAL, "MariaDB's `NEXTVAL`"), (POSTGRES, "Postgres' `nextval`")] {
         let what = format!("`GET /new`: requests/s, of {what}");
         bench.bounds.push(match against(&entries, name, false, |sample| sample.requests_per_second) {
-            Some(ratio) => Bound::at_least(&what, ratio, LEAST_OF_DATABASES, "x"),
+            Some(ratio) => {
+                Bound::at_least(&what, ratio, LEAST_OF_DATABASES, "x").beside(bench.aa.map(|aa| aa.requests))
+            }
             None => Bound::unknown(&what, "at least 1.80x", "not installed"),
         });
     }
     panels(bench, &entries, "against other sources of ids");
+}
+
+/// What the A/A pair says of this run.
+fn a_against_a(bench: &mut Bench, entries: &[Entry<'_>]) -> Aa {
+    let of = |open, what: &dyn Fn(&Sample) -> f64| against(entries, AGAIN, open, what).expect("both were measured");
+    let (cpu, requests) = (of(true, &|sample| sample.cpu), of(false, &|sample| sample.requests_per_second));
+    let tail = of(true, &|sample| sample.p999_ms);
+    bench.report.paragraph(&format!(
+        "seqsvr against seqsvr, the A/A pair: processor time {}, requests/s {}, p99.9 {}. Differences within these spreads say \
+         nothing.",
+        figure(cpu),
+        figure(requests),
+        figure(tail),
+    ));
+    Aa { cpu: deviation(cpu), requests: deviation(requests), tail: deviation(tail) }
 }
 
 fn describe_pace(bench: &mut Bench, rate: f64, count: usize, what: &str) {

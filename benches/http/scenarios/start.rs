@@ -1,7 +1,7 @@
 //! What there is before any load: an id in memory, an idle server, and its start.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,24 +26,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// From its start to the look at an idle server's memory.
 const IDLE: f64 = 3.0;
 
-/// Where `cargo bench --bench next` leaves its figures: `GROUP/FUNCTION/THREADS/new/estimates.json`. The first of the
-/// functions that is there is ours; the bare one is in the same group.
+/// Where `cargo bench --bench next` leaves its figures: `GROUP/FUNCTION/THREADS/new/estimates.json`. Ours is what a request
+/// calls while ids are in memory.
+const GROUP: &str = "sequence";
 const BARE: &str = "fetch_add";
-const OURS: [&str; 2] = ["next", "Sequence__next"];
+const OURS: &str = "try_next";
 const THREADS: [usize; 3] = [1, 2, 4];
 
 /// `next()` in memory against a bare `fetch_add`: reads what the other bench has measured.
 pub fn in_process(bench: &mut Bench) {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder").join("criterion");
-    let groups: Vec<PathBuf> =
-        fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()).collect();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target folder");
+    let group = target.join("criterion").join(GROUP);
     let mut rows = Vec::new();
     for threads in THREADS {
-        let found = groups.iter().find_map(|group| {
-            let bare = estimate(&group.join(BARE), threads)?;
-            let ours = OURS.iter().find_map(|function| estimate(&group.join(function), threads))?;
-            Some((bare, ours))
-        });
+        let found = estimate(&group.join(BARE), threads).zip(estimate(&group.join(OURS), threads));
         let what = format!("`next()` of a bare `fetch_add`'s time, {threads} thread(s)");
         bench.bounds.push(match found {
             Some((bare, ours)) => {
@@ -52,6 +48,9 @@ pub fn in_process(bench: &mut Bench) {
             }
             None => Bound::unknown(&what, "at most 1.25x", "`cargo bench --bench next` has left no figure"),
         });
+    }
+    if rows.is_empty() {
+        return;
     }
     bench.report.heading("In memory");
     bench.report.paragraph(
@@ -62,12 +61,7 @@ pub fn in_process(bench: &mut Bench) {
 
 /// The median that Criterion has written, in nanoseconds.
 fn estimate(function: &Path, threads: usize) -> Option<f64> {
-    let runs = fs::read_dir(function).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    let is_it = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.split(' ').next() == Some(&threads.to_string())
-    };
-    let file = fs::read(runs.into_iter().find(is_it)?.join("new/estimates.json")).ok()?;
+    let file = fs::read(function.join(threads.to_string()).join("new/estimates.json")).ok()?;
     let estimates: serde_json::Value = serde_json::from_slice(&file).ok()?;
     estimates["median"]["point_estimate"].as_f64()
 }

@@ -69,7 +69,7 @@ pub fn nginx(answer: &Answer) -> Option<Contestant> {
     );
     let file = folder.path().join("nginx.conf");
     fs::write(&file, config).expect("the configuration is written");
-    let mut command = Command::new(program);
+    let mut command = guarded(&program, "TERM", None);
     command.args(["-e", "stderr", "-p", path, "-c"]).arg(file);
     started(NGINX, command, "TERM", folder, port, constant())
 }
@@ -77,7 +77,7 @@ pub fn nginx(answer: &Answer) -> Option<Contestant> {
 /// Redis, which keeps nothing on disk here: where it crashes it gives the same ids again, which seqsvr does not.
 pub fn redis() -> Option<Contestant> {
     let (program, folder, port) = (program("redis-server")?, open_folder(), free_port());
-    let mut command = Command::new(program);
+    let mut command = guarded(&program, "TERM", None);
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
     command.arg(folder.path());
     started(REDIS, command, "TERM", folder, port, Protocol::Redis)
@@ -113,7 +113,7 @@ pub fn postgres() -> Option<Contestant> {
         assert!(owned.is_ok_and(|status| status.success()), "chown to {user}");
     }
     let run = |program: &Path| {
-        let mut command = as_user(user, program);
+        let mut command = guarded(program, "QUIT", user);
         let log = File::options().create(true).append(true).open(&log).expect("a log");
         command.current_dir(folder.path()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
@@ -151,7 +151,7 @@ fn started(
     let mut server = Guarded::start(command, signal, Some(folder));
     let until = Instant::now() + START_LIMIT;
     loop {
-        let begun = load::connect(port).and_then(|mut stream| protocol.begin(&mut stream));
+        let begun = load::connect(port).and_then(|mut stream| protocol.begin(&mut stream, &mut Vec::new()));
         let Err(error) = begun else { break };
         let has_ended = server.child.try_wait().is_ok_and(|status| status.is_some());
         if has_ended || Instant::now() > until {
@@ -180,12 +180,12 @@ fn unprivileged_user() -> Option<&'static str> {
     Some(if users.lines().any(|line| line.starts_with("postgres:")) { "postgres" } else { "nobody" })
 }
 
-/// `program`, as `user` if there is one; ended by the kernel when this process ends.
-fn as_user(user: Option<&str>, program: &Path) -> Command {
+/// `program`, as `user` if there is one; the kernel sends it `signal` when this process ends, however it does.
+fn guarded(program: &Path, signal: &str, user: Option<&str>) -> Command {
     let mut command = Command::new("setpriv");
     if let Some(user) = user {
         command.args(["--reuid", user, "--clear-groups"]);
     }
-    command.args(["--pdeathsig", "QUIT", "--"]).arg(program);
+    command.args(["--pdeathsig", signal, "--"]).arg(program);
     command
 }
