@@ -93,6 +93,14 @@ fn routed_request(mut connection: Connection) -> Connection {
     connection
 }
 
+// Sixteen in one packet.
+#[library_benchmark(config = at_most(135_000))]
+#[bench::new(connection(|request| Connection::open(&request.repeat(16)), "/new"))]
+fn pipelined_requests(mut connection: Connection) -> Connection {
+    connection.ask(TIMES);
+    connection
+}
+
 library_benchmark_group!(name = id; benchmarks = next_cached, next);
-library_benchmark_group!(name = http; benchmarks = actix_http_alone, request, routed_request);
+library_benchmark_group!(name = http; benchmarks = actix_http_alone, request, routed_request, pipelined_requests);
 main!(library_benchmark_groups = id, http);

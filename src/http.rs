@@ -3,6 +3,7 @@
 //! What always holds: a refused request costs no id, and every response is counted, by a counter of its worker's own.
 
 use std::cell::RefCell;
+use std::ffi::c_int;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, Resource, guard, web};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::{Limits, Listen};
@@ -32,11 +34,12 @@ mod stream;
 use answer::{Refusal, Shape, Wanted};
 use stream::Watch;
 
-/// How long the headers of a connection's first request may take.
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// What a POST may carry; it is read and passed over.
 const MOST_BODY_BYTES: usize = 16 << 10;
+
+/// Connections that wait to be accepted; the kernel caps it (`net.core.somaxconn`). With std's 128, a thousand clients that
+/// connect at once wait for a second, for the kernel drops what does not fit.
+const BACKLOG: c_int = 4096;
 
 /// How long a client may take to close its side.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -117,14 +120,17 @@ impl Worker {
 
 /// Binds `listen`: all addresses, IPv6 and IPv4, where no host is named.
 pub fn bind(listen: &Listen) -> std::io::Result<TcpListener> {
-    match &listen.host {
+    let listener = match &listen.host {
         Some(host) => {
             let addresses: Vec<_> = (host.as_str(), listen.port).to_socket_addrs()?.collect();
-            TcpListener::bind(addresses.as_slice())
+            TcpListener::bind(addresses.as_slice())?
         }
         // A machine without IPv6 has no such address family; any other reason is the same for IPv4.
-        None => TcpListener::bind(("::", listen.port)).or_else(|_| TcpListener::bind(("0.0.0.0", listen.port))),
-    }
+        None => TcpListener::bind(("::", listen.port)).or_else(|_| TcpListener::bind(("0.0.0.0", listen.port)))?,
+    };
+    // It listens already; this only sets how many may wait.
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
 }
 
 /// The server on `listener`; it runs once it is awaited. `grace` is how long requests in flight may take at its stop.
@@ -173,9 +179,9 @@ where
     let app = App::new().app_data(worker.clone()).configure(routes);
     HttpService::build()
         .graceful_shutdown_signal(stop)
-        // `stream` times it.
+        // `stream` times both.
         .keep_alive(KeepAlive::Os)
-        .client_request_timeout(FIRST_REQUEST_TIMEOUT)
+        .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .finish(front::before(map_config(app, |()| AppConfig::default()), worker))
 }

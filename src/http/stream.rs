@@ -3,14 +3,15 @@
 //!
 //! actix times the head of a connection's first request, and a connection between requests. It times neither a later
 //! head, nor a body, nor an answer that nobody takes: one byte behind a good request would hold a connection for ever.
+//! So neither of its timers is used: one between requests would be made, set and thrown away for each of them
+//! (`docs/performance.md`), and that of the first answers 408 to who has not asked yet, as connection pools do.
 //!
 //! Here a connection goes back and forth between two *turns*: the client's, until a byte comes, and the server's, until
 //! all that there is to write is written. A request is one turn from its first byte to its answer's last, however
 //! slowly it comes. Each of the two may take so long and no longer.
 //!
 //! Requests pay next to nothing for this: no clock is read and no timer set for them. One task of each worker counts the
-//! seconds, and looks at the worker's connections once in each. actix's own timer between requests is not used: it would
-//! be made, set and thrown away for each request (`docs/performance.md`).
+//! seconds, and looks at the worker's connections once in each.
 
 use std::cell::{Cell, RefCell};
 use std::io;

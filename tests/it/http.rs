@@ -1,5 +1,7 @@
 //! The HTTP contract, through the built binary.
 
+use std::process::Command;
+
 use crate::support::http::{Client, Response};
 use crate::support::server::Setup;
 
@@ -175,4 +177,15 @@ fn large_batches_at_once_do_not_take_from_each_other() {
     });
     assert_eq!(server.metric("seqsvr_ids_total"), 12_000_000.0);
     assert_eq!(server.metric("seqsvr_ids_lost_total{reason=\"batch_timeout\""), 0.0);
+}
+
+#[test]
+fn a_thousand_clients_may_connect_at_once() {
+    let server = Setup::embedded().start();
+    let port = format!("sport = :{}", server.port());
+    let listening = Command::new("ss").args(["-Hltn", &port]).output().expect("ss runs");
+    let listening = String::from_utf8(listening.stdout).expect("text");
+    let backlog: u64 = listening.split_whitespace().nth(2).and_then(|queue| queue.parse().ok()).expect("a Send-Q");
+    let most: u64 = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    assert_eq!(backlog, most.min(4096), "{listening}");
 }

@@ -64,6 +64,7 @@ impl Random {
     }
 
     /// At least 0, less than 1.
+    #[allow(clippy::cast_precision_loss)] // 53 bits are what a float has
     pub fn share(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -6,7 +6,7 @@ use crate::protocol::Protocol;
 use crate::protocol::http::{Http, Ids};
 use crate::report::{Bound, figure, row, thousands};
 use crate::rounds::{self, CONNECTIONS, Entry, Rounds, Sample, deviation, half_load, ratio};
-use crate::servers;
+use crate::servers::{self, Answer};
 use crate::support::figures::short;
 use crate::support::server::Setup;
 
@@ -96,11 +96,20 @@ pub fn connections(bench: &mut Bench) {
     // Two servers: what the connections took is not given back at once, and must not be seen in the other's memory.
     let few = servers::seqsvr("seqsvr, 64 connections", servers::embedded());
     let many = servers::seqsvr("seqsvr, 10,000 connections", Setup::embedded().by(&starter));
-    let mut entries = [Entry::of(&few), Entry::of(&many)];
-    entries[1].connections = MANY_CONNECTIONS;
+    // What many connections cost anybody: the kernel's part, and the generator's.
+    let raw = servers::raw(&Answer::of(&few));
+    let mut entries = [
+        Entry::of(&few),
+        Entry::of(&many),
+        Entry::of(&raw).named("raw, 64 connections"),
+        Entry::of(&raw).named("raw, 10,000 connections"),
+    ];
+    for number in [1, 3] {
+        entries[number].connections = MANY_CONNECTIONS;
+    }
     let plan = Rounds { count: bench.rounds(5), closed: bench.seconds(4.0), open: bench.seconds(1.0), rate: None };
     rounds::run(bench, &mut entries, plan);
-    let [few, many] = &entries;
+    let [few, many, raw_few, raw_many] = &entries;
     bench.report.heading("Many connections");
     bench.report.paragraph(&format!("All of them busy in a closed loop; {} shuffled rounds.", plan.count));
     let rows: Vec<Vec<String>> = entries
@@ -119,7 +128,12 @@ pub fn connections(bench: &mut Bench) {
     bench
         .report
         .table(&["", "requests/s", "us of processor time a request", "p99 ms", "MiB", "generator us a request"], &rows);
-    let share = ratio(&many.closed, &few.closed, |sample| sample.requests_per_second);
+    let rate = |sample: &Sample| sample.requests_per_second;
+    let raw_share = ratio(&raw_many.closed, &raw_few.closed, rate);
+    bench
+        .report
+        .paragraph(&format!("raw with 10,000 connections against raw with 64: requests/s {}x", figure(raw_share)));
+    let share = ratio(&many.closed, &few.closed, rate);
     bench.bounds.push(Bound::at_least(what, share, LEAST_OF_FEW, "x").beside(bench.aa.map(|aa| aa.requests)));
     let resident = many.of_closed(|sample| sample.resident_mib);
     bench.bounds.push(Bound::at_most(memory, resident, MOST_MEMORY_MIB, " MiB"));
