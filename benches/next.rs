@@ -5,12 +5,9 @@
 //! others do the same.
 
 use std::future::Future;
-use std::hint::black_box;
 use std::pin::pin;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
@@ -20,10 +17,12 @@ use seqsvr::buffer::Buffer;
 use seqsvr::segment::Segment;
 use seqsvr::sequence::{Cached, Sequence};
 
+mod at_once;
 #[path = "../tests/support/filled.rs"]
 mod filled;
 #[path = "../tests/support/pipe.rs"]
 mod pipe;
+use at_once::at_once;
 use filled::{THRESHOLD, block, filled_sequence};
 use pipe::Connection;
 
@@ -40,24 +39,6 @@ fn measure<C: FnMut() -> T, T>(
             b.iter_custom(|calls| at_once(threads, calls, &way));
         });
     }
-}
-
-/// How long the slowest of so many threads takes for `calls` calls; all begin together.
-fn at_once<C: FnMut() -> T, T>(threads: usize, calls: u64, way: &(impl Fn() -> C + Sync)) -> Duration {
-    let barrier = Barrier::new(threads);
-    let run = || {
-        let mut call = way();
-        barrier.wait();
-        let started = Instant::now();
-        for _ in 0..calls {
-            black_box(call());
-        }
-        started.elapsed()
-    };
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a call does not panic")).max().unwrap_or_default()
-    })
 }
 
 /// One id, which must be there at the first poll.

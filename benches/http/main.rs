@@ -21,7 +21,11 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+#[path = "../at_once.rs"]
+mod at_once;
 mod bench;
+#[path = "../../tests/support/filled.rs"]
+mod filled;
 mod ids;
 mod load;
 mod plot;

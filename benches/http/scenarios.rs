@@ -2,6 +2,7 @@
 
 use crate::bench::Bench;
 
+mod memory;
 mod own;
 mod side_by_side;
 mod start;
@@ -10,7 +11,7 @@ mod start;
 pub type Scenario = fn(&mut Bench);
 
 pub const SCENARIOS: [(&str, Scenario); 11] = [
-    ("in_process", start::in_process),
+    ("in_process", memory::in_process),
     ("new", side_by_side::new),
     ("pipelined", side_by_side::pipelined),
     ("peers", side_by_side::peers),

@@ -1,6 +1,6 @@
 //! The shortest way to an id: `GET /new` and `GET /new/NAME` without a query, answered in front of the router.
 //!
-//! What it answers has the same bytes as the router's answer (`tests/it/http.rs`), at half of its instructions
+//! What it answers has the same bytes as the router's answer (`tests/it/http.rs`), in half of its time
 //! (`docs/performance.md`). All else is the router's: other methods, queries, names that are not known yet, and ids that
 //! are not in memory.
 

@@ -1,7 +1,5 @@
-//! What there is before any load: an id in memory, an idle server, and its start.
+//! What there is before any load: an idle server, and its start.
 
-use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +11,6 @@ use crate::support::figures::{Spread, short};
 use crate::support::http::Client;
 use crate::support::server::Setup;
 
-const MOST_IN_PROCESS: f64 = 1.25;
 const MOST_IDLE_MIB: f64 = 15.0;
 const MOST_START_MS: f64 = 60.0;
 
@@ -25,46 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// From its start to the look at an idle server's memory.
 const IDLE: f64 = 3.0;
-
-/// Where `cargo bench --bench next` leaves its figures: `GROUP/FUNCTION/THREADS/new/estimates.json`. Ours is what a request
-/// calls while ids are in memory.
-const GROUP: &str = "sequence";
-const BARE: &str = "fetch_add";
-const OURS: &str = "try_next";
-const THREADS: [usize; 3] = [1, 2, 4];
-
-/// `next()` in memory against a bare `fetch_add`: reads what the other bench has measured.
-pub fn in_process(bench: &mut Bench) {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target folder");
-    let group = target.join("criterion").join(GROUP);
-    let mut rows = Vec::new();
-    for threads in THREADS {
-        let found = estimate(&group.join(BARE), threads).zip(estimate(&group.join(OURS), threads));
-        let what = format!("`next()` of a bare `fetch_add`'s time, {threads} thread(s)");
-        bench.bounds.push(match found {
-            Some((bare, ours)) => {
-                rows.push(row(&[&threads, &short(bare), &short(ours), &short(ours / bare)]));
-                Bound::at_most(&what, Spread::of([ours / bare]), MOST_IN_PROCESS, "x")
-            }
-            None => Bound::unknown(&what, "at most 1.25x", "`cargo bench --bench next` has left no figure"),
-        });
-    }
-    if rows.is_empty() {
-        return;
-    }
-    bench.report.heading("In memory");
-    bench.report.paragraph(
-        "Nanoseconds a call as one thread sees it, while the others do the same (`cargo bench --bench next`):",
-    );
-    bench.report.table(&["threads", "`fetch_add`", "`next()`", "ratio"], &rows);
-}
-
-/// The median that Criterion has written, in nanoseconds.
-fn estimate(function: &Path, threads: usize) -> Option<f64> {
-    let file = fs::read(function.join(threads.to_string()).join("new/estimates.json")).ok()?;
-    let estimates: serde_json::Value = serde_json::from_slice(&file).ok()?;
-    estimates["median"]["point_estimate"].as_f64()
-}
 
 /// From the start to the first id, on a new embedded store and on one that is there; and the memory of an idle server.
 pub fn start(bench: &mut Bench) {
