@@ -4,7 +4,9 @@
 
 use std::cell::RefCell;
 use std::ffi::c_int;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::future::ready;
+use std::net::{TcpListener, ToSocketAddrs};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,11 +29,12 @@ use crate::sequences::Sequences;
 use crate::store::ErrorKind;
 
 pub mod answer;
-mod front;
+mod lane;
 mod probes;
 mod stream;
 
 use answer::{Refusal, Shape, Wanted};
+use lane::Lane;
 use stream::Watch;
 
 /// What a POST may carry; it is read and passed over.
@@ -151,39 +154,39 @@ pub fn server(service: Arc<Service>, listener: TcpListener, grace: Duration) -> 
             let signal = shutdown.clone();
             async move { signal.notified().await }
         };
-        let watch = Watch::start(turns(&service.limits));
-        fn_service(move |tcp: TcpStream| {
-            let watch = watch.clone();
-            async move {
-                // It fails where the client has gone already.
-                let _ = tcp.set_nodelay(true);
-                let client = tcp.peer_addr().ok();
-                Ok((watch.stream(tcp), Protocol::Http1, client))
-            }
+        fn_service(async |tcp: TcpStream| {
+            // It fails where the client has gone already.
+            let _ = tcp.set_nodelay(true);
+            Ok(tcp)
         })
         .and_then(worker(service.clone(), stop))
     })?;
     Ok(server.run())
 }
 
-/// One worker's service for connections, whatever they are made of; they end politely once `stop` does.
+/// One worker's service for connections, whatever they are made of; they end politely once `stop` does. Must be called in
+/// the worker's thread.
 pub fn worker<T, Stop>(
     service: Arc<Service>,
     stop: impl Fn() -> Stop + Clone + 'static,
-) -> impl ServiceFactory<(T, Protocol, Option<SocketAddr>), Config = (), Response = (), Error = DispatchError, InitError = ()>
+) -> impl ServiceFactory<T, Config = (), Response = (), Error = DispatchError, InitError = ()>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     Stop: Future<Output = ()> + 'static,
 {
+    let watch = Watch::start(turns(&service.limits));
     let worker = web::Data::new(Worker::new(service));
-    let app = App::new().app_data(worker.clone()).configure(routes);
-    HttpService::build()
+    let lane = Rc::new(Lane::new(worker.clone()));
+    let app = App::new().app_data(worker).configure(routes);
+    let http = HttpService::build()
         .graceful_shutdown_signal(stop)
         // `stream` times both.
         .keep_alive(KeepAlive::Os)
         .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-        .finish(front::before(map_config(app, |()| AppConfig::default()), worker))
+        .finish(map_config(app, |()| AppConfig::default()));
+    // Who the client is is of no use here.
+    fn_service(move |io: T| ready(Ok((watch.stream(io, lane.clone()), Protocol::Http1, None)))).and_then(http)
 }
 
 /// Where a request may wait for longer than a connection stays open, waiting must not end it: it waits for its sequence to

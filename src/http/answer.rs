@@ -96,20 +96,21 @@ pub fn message(mut status: HttpResponseBuilder, code: i32, what: &str) -> HttpRe
     response
 }
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const NO_STORE: &str = "no-store";
 
-fn set_headers(headers: &mut HeaderMap, content_type: HeaderValue) {
-    headers.insert(header::CONTENT_TYPE, content_type);
+fn set_headers(headers: &mut HeaderMap, content_type: &'static str) {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if !faults::is_off(faults::Guard::NoStore) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
     }
 }
 
 impl Wanted {
     /// What a request without a query wants: one id.
-    pub fn one(headers: &HeaderMap) -> Self {
-        let is_text = headers.get(header::ACCEPT).is_some_and(prefers_text);
+    pub fn one(accept: Option<&str>) -> Self {
+        let is_text = accept.is_some_and(prefers_text);
         Self { shape: Shape::Id, is_text, is_strings: false }
     }
 
@@ -136,7 +137,8 @@ impl Wanted {
             (Some(count), false) => Shape::Ids(count),
             (count, true) => Shape::Ranges(count.unwrap_or(1)),
         };
-        Ok(Self { shape, is_strings, ..Self::one(headers) })
+        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        Ok(Self { shape, is_strings, ..Self::one(accept) })
     }
 }
 
@@ -165,8 +167,7 @@ fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
 }
 
 /// Whether `text/plain` is asked for before JSON, by order. Weights are passed over: nobody sends them for this.
-fn prefers_text(accept: &HeaderValue) -> bool {
-    let Ok(accept) = accept.to_str() else { return false };
+fn prefers_text(accept: &str) -> bool {
     let types = accept.split(',').map(|one| one.split(';').next().unwrap_or("").trim());
     let mut known = types.filter_map(|one| {
         let is = |name: &str| one.eq_ignore_ascii_case(name);
@@ -176,19 +177,36 @@ fn prefers_text(accept: &HeaderValue) -> bool {
     known.next() == Some(true)
 }
 
-/// The answer to `/new` itself: the shortest way, and the same bytes as [`ids`] writes. `concat` allocates as much as it
-/// needs, so that the body is one allocation.
-#[inline]
+/// What stands before and behind an id.
+fn around(wanted: Wanted) -> (&'static str, &'static str) {
+    match (wanted.is_text, wanted.is_strings) {
+        (true, _) => ("", ""),
+        (false, false) => ("{\"code\":0,\"msg\":\"ok\",\"data\":{\"id\":", "}}"),
+        (false, true) => ("{\"code\":0,\"msg\":\"ok\",\"data\":{\"id\":\"", "\"}}"),
+    }
+}
+
+/// The answer to `/new` itself, with the same bytes as [`ids`] writes.
 pub fn one(id: u64, wanted: Wanted) -> Response<Bytes> {
+    let (before, behind) = around(wanted);
     let mut number = itoa::Buffer::new();
-    let digits = number.format(id);
-    let quote = if wanted.is_strings { "\"" } else { "" };
-    let body = if wanted.is_text {
-        digits.to_owned()
-    } else {
-        ["{\"code\":0,\"msg\":\"ok\",\"data\":{\"id\":", quote, digits, quote, "}}"].concat()
-    };
-    respond(body.into(), wanted.is_text)
+    respond([before, number.format(id), behind].concat().into(), wanted.is_text)
+}
+
+/// Puts the answer of [`one`] behind `answers`, headers and all.
+pub fn put_one(answers: &mut Vec<u8>, id: u64, wanted: Wanted, date: &str) {
+    let (before, behind) = around(wanted);
+    let (mut id_text, mut length_text) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let id = id_text.format(id);
+    let length = length_text.format(before.len() + id.len() + behind.len());
+    let content_type = if wanted.is_text { TEXT } else { JSON };
+    let cache_control =
+        if faults::is_off(faults::Guard::NoStore) { ["", ""] } else { ["\r\ncache-control: ", NO_STORE] };
+    let head = ["HTTP/1.1 200 OK\r\ncontent-length: ", length, "\r\ncontent-type: ", content_type];
+    let parts = [&head[..], &cache_control, &["\r\ndate: ", date, "\r\n\r\n", before, id, behind]];
+    for part in parts.into_iter().flatten() {
+        answers.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// The answer with many ids, or with ranges of them.
@@ -320,7 +338,7 @@ mod tests {
             ("application/json, text/plain, */*", false),
             ("text/html,application/xhtml+xml,*/*;q=0.8", false),
         ] {
-            assert_eq!(prefers_text(&HeaderValue::from_static(accept)), is_text, "{accept}");
+            assert_eq!(prefers_text(accept), is_text, "{accept}");
         }
     }
 

@@ -18,12 +18,13 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix_web::rt;
-use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
+
+use super::lane::Lane;
 
 /// How often it is looked for connections that take too long, and how exactly their time is known.
 const TICK: Duration = Duration::from_secs(1);
@@ -33,6 +34,8 @@ pub struct Watch {
     /// In ticks. A late one makes nobody overdue too early.
     now: Cell<u64>,
     limits: Limits<u64>,
+    /// For the answers of the lane.
+    date: RefCell<String>,
     turns: RefCell<Vec<Rc<Turn>>>,
 }
 
@@ -50,7 +53,7 @@ impl Watch {
     pub fn start(limits: Limits<Duration>) -> Rc<Self> {
         let ticks = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         let limits = Limits { idle: ticks(limits.idle), request: ticks(limits.request) };
-        let watch = Rc::new(Self { now: Cell::new(0), limits, turns: RefCell::default() });
+        let watch = Rc::new(Self { now: Cell::new(0), limits, date: RefCell::new(date()), turns: RefCell::default() });
         let ticking = watch.clone();
         rt::spawn(async move {
             loop {
@@ -61,8 +64,8 @@ impl Watch {
         watch
     }
 
-    /// Watches `tcp` for as long as it lives.
-    pub fn stream(self: &Rc<Self>, tcp: TcpStream) -> Stream {
+    /// Watches `io` for as long as it lives.
+    pub fn stream<T>(self: &Rc<Self>, io: T, lane: Rc<Lane>) -> Stream<T> {
         let turn = Rc::new(Turn {
             is_servers: Cell::new(false),
             since: Cell::new(self.now.get()),
@@ -70,11 +73,12 @@ impl Watch {
             task: RefCell::default(),
         });
         self.turns.borrow_mut().push(turn.clone());
-        Stream { tcp, turn, watch: self.clone() }
+        Stream { io, turn, watch: self.clone(), lane: Some(lane), unsent: Vec::new(), unread: Vec::new() }
     }
 
     fn tick(&self) {
         self.now.set(self.now.get() + 1);
+        self.date.replace(date());
         let mut turns = self.turns.borrow_mut();
         // What only this list holds is closed.
         turns.retain(|turn| Rc::strong_count(turn) > 1);
@@ -88,6 +92,11 @@ impl Watch {
     }
 }
 
+/// The time of now, as the header has it.
+fn date() -> String {
+    httpdate::fmt_http_date(SystemTime::now())
+}
+
 /// Whose turn it is on a connection.
 struct Turn {
     is_servers: Cell<bool>,
@@ -96,14 +105,22 @@ struct Turn {
     task: RefCell<Option<Waker>>,
 }
 
-/// A connection that ends with [`io::ErrorKind::TimedOut`] once a turn takes too long.
-pub struct Stream {
-    tcp: TcpStream,
+/// A connection that ends with [`io::ErrorKind::TimedOut`] once a turn takes too long. What the [`Lane`] can answer never
+/// comes to who reads from it.
+pub struct Stream<T> {
+    io: T,
     turn: Rc<Turn>,
     watch: Rc<Watch>,
+    /// As long as the lane has answered all that came. Then the connection is actix's for good, for only it knows
+    /// what it still has to answer.
+    lane: Option<Rc<Lane>>,
+    /// What the lane has answered and the kernel has not taken yet: it goes before all else.
+    unsent: Vec<u8>,
+    /// The beginning of a request; once the lane is left, what comes before all that is read.
+    unread: Vec<u8>,
 }
 
-impl Stream {
+impl<T> Stream<T> {
     /// Now it is the server's turn, or the client's.
     fn turn(&self, is_servers: bool) {
         self.turn.is_servers.set(is_servers);
@@ -125,25 +142,79 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
+    /// Sends what the lane has answered.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(context, &self.unsent))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.drain(..written);
+            if self.unsent.is_empty() && self.unread.is_empty() {
+                self.turn(false);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads and answers, until something comes that is not `lane`'s to answer. It is in `unread` then, and the lane left.
+    fn poll_lane(&mut self, context: &mut Context<'_>, lane: &Lane) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_send(context))?;
+            let mut scratch = lane.scratch.borrow_mut();
+            let mut read = ReadBuf::new(&mut scratch[..]);
+            read.put_slice(&self.unread);
+            ready!(Pin::new(&mut self.io).poll_read(context, &mut read))?;
+            let came = read.filled();
+            let is_end = came.len() == self.unread.len();
+            if !self.turn.is_servers.get() && !is_end {
+                self.turn(true);
+            }
+            let (answered, is_left) = lane.answer_all(came, &mut self.unsent, &self.watch.date.borrow());
+            self.unread.clear();
+            self.unread.extend_from_slice(&came[answered..]);
+            if is_left || is_end {
+                self.lane = None;
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(lane) = this.lane.clone() {
+            ready!(this.poll_lane(context, &lane))?;
+        }
+        if !this.unread.is_empty() {
+            let part = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.unread[..part]);
+            this.unread.drain(..part);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.tcp).poll_read(context, buffer))?;
+        ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
         // Later bytes of a request give it no more time.
-        if !self.turn.is_servers.get() && buffer.filled().len() > before {
-            self.turn(true);
+        if !this.turn.is_servers.get() && buffer.filled().len() > before {
+            this.turn(true);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Stream {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Poll::Ready(written) = Pin::new(&mut self.tcp).poll_write(context, bytes)? else {
+        let sent = match self.poll_send(context)? {
+            Poll::Ready(()) => Pin::new(&mut self.io).poll_write(context, bytes)?,
+            Poll::Pending => Poll::Pending,
+        };
+        let Poll::Ready(written) = sent else {
             self.check(context)?;
             return Poll::Pending;
         };
@@ -157,10 +228,12 @@ impl AsyncWrite for Stream {
     /// actix flushes whenever it looks at a connection, whatever it is doing, unless a write is pending.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
-        Pin::new(&mut self.tcp).poll_flush(context)
+        ready!(self.poll_send(context))?;
+        Pin::new(&mut self.io).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(context)
+        ready!(self.poll_send(context))?;
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }

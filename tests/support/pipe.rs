@@ -2,16 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use actix_http::{HttpService, KeepAlive, Protocol, Request, Response};
-use actix_service::{Service as _, ServiceFactory, fn_service};
+use actix_service::{Service as _, ServiceFactory, ServiceFactoryExt as _, fn_service};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use actix_web::web::Bytes;
@@ -22,6 +21,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
 use crate::filled::filled_sequence;
+
+/// What the workers share: `default`, filled for ever.
+pub fn service() -> Arc<Service> {
+    let (sequence, shared) = filled_sequence();
+    // Nobody looks names up.
+    let (asked, _) = mpsc::channel(1);
+    let sequences = Sequences::new(sequence, asked, shared.clone());
+    Arc::new(Service::new(sequences, Limits::default(), shared.metrics.clone()))
+}
 
 /// A connection whose client sends one request whenever it is told to, and throws the answer away.
 #[derive(Clone, Default)]
@@ -69,11 +77,7 @@ pub struct Connection {
 impl Connection {
     /// One to the server.
     pub fn open(request: &str) -> Self {
-        let (sequence, shared) = filled_sequence();
-        // Nobody looks names up.
-        let (asked, _) = mpsc::channel(1);
-        let sequences = Sequences::new(sequence, asked, shared.clone());
-        let service = Arc::new(Service::new(sequences, Limits::default(), shared.metrics.clone()));
+        let service = service();
         Self::to(|| http::worker(service, std::future::pending), request)
     }
 
@@ -81,13 +85,14 @@ impl Connection {
     pub fn to_bare_actix_http(request: &str) -> Self {
         const BODY: &[u8] = br#"{"code":0,"msg":"ok","data":{"id":1000}}"#;
         let worker = || {
-            HttpService::build().keep_alive(KeepAlive::Os).finish(fn_service(|_: Request| async {
+            let http = HttpService::build().keep_alive(KeepAlive::Os).finish(fn_service(|_: Request| async {
                 let mut response = Response::with_body(StatusCode::OK, Bytes::from_static(BODY));
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
                 Ok::<_, Infallible>(response)
-            }))
+            }));
+            fn_service(|pipe: Pipe| ready(Ok((pipe, Protocol::Http1, None)))).and_then(http)
         };
         Self::to(worker, request)
     }
@@ -95,7 +100,7 @@ impl Connection {
     /// Opens one to what `worker` makes; `request` are all bytes of the request that it sends again and again.
     fn to<W>(worker: impl FnOnce() -> W, request: &str) -> Self
     where
-        W: ServiceFactory<(Pipe, Protocol, Option<SocketAddr>), Config = (), InitError = ()>,
+        W: ServiceFactory<Pipe, Config = (), InitError = ()>,
         W::Service: 'static,
     {
         let system = actix_web::rt::System::new();
@@ -105,7 +110,7 @@ impl Connection {
         let Ok(service) = system.block_on(async { worker().new_service(()).await }) else { panic!("it can be made") };
         let service = Box::pin(async move {
             // It ends where the client or the server closes.
-            let _ = service.call((theirs, Protocol::Http1, None)).await;
+            let _ = service.call(theirs).await;
         });
         Self { system, pipe, service }
     }
