@@ -22,8 +22,8 @@ const MOST_BYTES: usize = 4096;
 /// As many headers as a client sends that wants no more than an id.
 const MOST_HEADERS: usize = 24;
 
-/// Headers that say more about a connection or a request than the lane knows of.
-const NOT_HERE: [&str; 5] = ["connection", "content-length", "expect", "transfer-encoding", "upgrade"];
+/// Headers that say more about a request than the lane knows of: all those that actix reads, but `Host` and `Connection`.
+const NOT_HERE: [&str; 4] = ["content-length", "expect", "transfer-encoding", "upgrade"];
 
 /// A worker's lane.
 pub struct Lane {
@@ -90,14 +90,21 @@ impl Lane {
             return None;
         }
         let path = request.path?.strip_prefix("/new")?;
-        let mut accept = None;
+        let (mut hosts, mut accept) = (0, None);
         for header in request.headers.iter() {
-            if NOT_HERE.iter().any(|name| header.name.eq_ignore_ascii_case(name)) {
+            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+            if is("host") {
+                hosts += 1;
+            } else if is("accept") && accept.is_none() {
+                accept = Some(std::str::from_utf8(header.value).ok().filter(|accept| accept.is_ascii())?);
+            } else if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive")
+                || NOT_HERE.into_iter().any(is)
+            {
                 return None;
             }
-            if accept.is_none() && header.name.eq_ignore_ascii_case("accept") {
-                accept = Some(std::str::from_utf8(header.value).ok()?);
-            }
+        }
+        if hosts != 1 {
+            return None;
         }
         let (route, id) = match path.strip_prefix('/') {
             None if path.is_empty() => (Route::New, self.worker.default.borrow_mut().try_next()?),

@@ -51,6 +51,9 @@ fn the_way_past_the_router_answers_as_the_router_does() {
         ("HTTP/1.1", "Accept: text/plain\r\n"),
         ("HTTP/1.1", "Accept: application/json, text/plain\r\n"),
         ("HTTP/1.1", "Connection: close\r\n"),
+        ("HTTP/1.1", "Connection: keep-alive\r\n"),
+        ("HTTP/1.1", "Connection: keep-alive, close\r\n"),
+        ("HTTP/1.1", "Accept: text/plain, \u{e9}\r\n"),
         ("HTTP/1.1", "Content-Length: 3\r\n"),
         ("HTTP/1.1", "Expect: 100-continue\r\nContent-Length: 0\r\n"),
         ("HTTP/1.0", ""),
@@ -71,7 +74,7 @@ fn the_way_past_the_router_answers_as_the_router_does() {
     }
     let counted =
         |route: &str| server.metric(&format!("seqsvr_http_responses_total{{route=\"{route}\",status=\"200\"}}"));
-    assert_eq!((counted("/new"), counted("/new/{sequence}")), (18.0, 18.0));
+    assert_eq!((counted("/new"), counted("/new/{sequence}")), (24.0, 24.0));
 }
 
 #[test]
