@@ -17,6 +17,7 @@ mod http;
 mod layers;
 mod life_cycle;
 mod load;
+mod logging;
 mod mysql;
 mod outage;
 mod seed;
