@@ -7,6 +7,7 @@
 mod support;
 
 mod abuse;
+mod alerts;
 mod bad_input;
 mod crash;
 mod doctor;
