@@ -121,10 +121,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     let mut serving = tokio::spawn(server);
     let outcome = tokio::select! {
         ended = &mut serving => Err(AppError::Failed(format!("the HTTP server ended by itself: {ended:?}"))),
-        error = background.misconfigured() => {
-            tracing::error!("ending, for only a person can mend this: {error}");
-            Err(error)
-        }
+        error = background.misconfigured() => Err(error),
         name = signals.next() => {
             tracing::info!("{name}: draining");
             Ok(())
@@ -190,7 +187,8 @@ fn open_node(config: &Config) -> Result<Node, AppError> {
         // On MySQL a data directory is optional: what is lost is a guard.
         (Err(error @ NodeError::Unusable { .. }), Store::MySql(_)) => {
             tracing::warn!(
-                "{error}. Going on without: this node forgets its identity when it ends, and leaves a row in generator_table behind"
+                "going on without data_dir: this node forgets its identity when it ends, and leaves a row in generator_table \
+                 behind: {error}"
             );
             return Ok(Node::forgetful());
         }
@@ -261,14 +259,16 @@ impl Background {
     }
 }
 
-/// Writes what the node remembers; whether that worked. A failure is told once, until it works again.
+/// Writes what the node remembers; whether that worked. A failure is told once, and when it works again.
 async fn save(node: &Arc<Node>) -> bool {
     /// Relaxed: it only keeps the log short.
     static IS_FAILING: AtomicBool = AtomicBool::new(false);
     let node = node.clone();
     match tokio::task::spawn_blocking(move || node.save()).await {
         Ok(Ok(())) => {
-            IS_FAILING.store(false, Ordering::Relaxed);
+            if IS_FAILING.swap(false, Ordering::Relaxed) {
+                tracing::info!("what this node remembers is written to data_dir again");
+            }
             true
         }
         Ok(Err(error)) => {

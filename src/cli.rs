@@ -101,7 +101,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, AppError> {
     let sources = Sources { file: arguments.config, embedded: arguments.embedded, environment };
     let config = Config::load(&sources).map_err(|error| AppError::Misconfigured(error.to_string()))?;
     match command {
-        Command::Serve => serve(&config),
+        Command::Serve => return serve(&config),
         Command::Check => {
             check(&sources, &config);
             Ok(())
@@ -127,7 +127,8 @@ fn environment() -> Result<Vec<(String, String)>, AppError> {
         .collect()
 }
 
-fn serve(config: &Config) -> Result<(), AppError> {
+/// Runs the server; the exit code. Why it ended is in the log, in the log's format.
+fn serve(config: &Config) -> Result<ExitCode, AppError> {
     start_log(config.log);
     // Two threads: the refill must not wait for the signals, nor either for the node's memory to be written.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -139,7 +140,13 @@ fn serve(config: &Config) -> Result<(), AppError> {
     let outcome = runtime.block_on(app::run(config));
     // A lease that hangs in a system call must not keep the process.
     runtime.shutdown_background();
-    outcome
+    Ok(match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("ended: {error}");
+            error.exit_code().into()
+        }
+    })
 }
 
 fn start_log(log: Log) {

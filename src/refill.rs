@@ -43,6 +43,9 @@ const CONFLICT_PATIENCE: Duration = Duration::from_secs(1);
 /// So many sequences have lines of their own in the log while they fail.
 const MOST_TOLD: usize = 20;
 
+/// That leasing of a sequence fails is told at most once in this time: a store that comes and goes would fill the log.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
 /// A runway that is short for longer than this is told: growing takes a second or two.
 const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -357,7 +360,7 @@ impl Refill {
         let _ = guarded(async move { store.store().tidy(&name).await }).await;
     }
 
-    /// One line when it begins to fail, and one when it fails in another way. Where many sequences fail, it is the store:
+    /// One line when it begins to fail, and one when it fails in another way; not each time where that goes to and fro. Where many sequences fail, it is the store:
     /// then not each has lines of its own.
     fn report(&self, sequence: &Sequence, what: &str, kind: Option<ErrorKind>) {
         let failing_for = sequence.fail(what, kind);
@@ -367,8 +370,10 @@ impl Refill {
             && sequence.name().is_default()
             && !sequence.health().has_leased;
         let outcome = kind.map_or("panic", ErrorKind::outcome);
+        let now = self.started.elapsed();
         let mut pace = pace(sequence);
-        if is_passing || is_final || pace.reported == Some(outcome) {
+        let is_told = pace.told_at.is_some_and(|at| now.saturating_sub(at) < TOLD_AGAIN_AFTER);
+        if is_passing || is_final || is_told || pace.reported == Some(outcome) {
             return;
         }
         if pace.reported.is_none() {
@@ -384,6 +389,7 @@ impl Refill {
             told.sequences += 1;
         }
         pace.reported = Some(outcome);
+        pace.told_at = Some(now);
         tracing::error!("leasing of sequence {} fails, and is tried again: {what}", sequence.name());
     }
 

@@ -92,8 +92,10 @@ pub struct Pace {
     pub rate: Rate,
     /// The pauses after failures.
     pub backoff: Backoff,
-    /// The outcome of the failure that the last line of the log was about.
+    /// The outcome of the failure that the last line of the log was about; `None` once that is over.
     pub reported: Option<&'static str>,
+    /// When the last line of the log was that it fails, by the refill's clock; also once that is over.
+    pub told_at: Option<Duration>,
     /// Since when the runway is short, by the refill's clock.
     pub short_since: Option<Duration>,
     /// That was told.

@@ -185,6 +185,7 @@ impl Finder {
     /// Makes the declared sequences, and looks for changes, for ever.
     pub async fn look_for_changes(self: Arc<Self>) {
         let (mut is_declared, mut told, mut seen, mut looks) = (false, None, None, 0);
+        let mut compared = HashSet::new();
         loop {
             let looked = async {
                 let revision = self.store.revision().await?;
@@ -200,7 +201,7 @@ impl Finder {
                 tracing::debug!("the sequences' definitions can't be read: {error}");
             }
             if !is_declared {
-                match self.declare().await {
+                match self.declare(&mut compared).await {
                     Ok(()) => is_declared = true,
                     // Of a store that is away the refill tells.
                     Err(error) if error.kind == ErrorKind::Unavailable || told == Some(error.kind) => {}
@@ -214,9 +215,9 @@ impl Finder {
         }
     }
 
-    /// Makes the declared sequences that are missing, and tells of those that are not as they are declared. The first error,
-    /// once all were tried.
-    async fn declare(&self) -> Result<(), StoreError> {
+    /// Makes the declared sequences that are missing, and tells of those that are not as they are declared: once, however
+    /// often this is tried; `compared` has their names. The first error, once all were tried.
+    async fn declare(&self, compared: &mut HashSet<SequenceName>) -> Result<(), StoreError> {
         let mut outcome = Ok(());
         for declared in self.declared.chunks(MOST_NAMES) {
             let names: Vec<SequenceName> = declared.iter().map(|new| new.name.clone()).collect();
@@ -225,6 +226,7 @@ impl Finder {
                 let name = &new.name;
                 match found.iter().find(|definition| definition.name == *name) {
                     None => outcome = outcome.and(self.make(new).await),
+                    Some(_) if !compared.insert(name.clone()) => {}
                     Some(definition) if definition.is_deleted => tracing::warn!(
                         "the configuration declares the sequence {name}, but it was deleted: make it again with `seqsvr \
                          sequence create {name}`, or remove it from the configuration"

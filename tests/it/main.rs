@@ -7,6 +7,7 @@
 mod support;
 
 mod abuse;
+mod alerts;
 mod bad_input;
 mod crash;
 mod doctor;
@@ -17,6 +18,7 @@ mod http;
 mod layers;
 mod life_cycle;
 mod load;
+mod logging;
 mod mysql;
 mod outage;
 mod seed;

@@ -132,7 +132,7 @@ impl Counters {
                  mysql.failover_skip ({skip} ids), past what a failover may have lost",
                 row.server
             );
-            tracing::warn!("{what}");
+            tracing::warn!("fenced by itself: {what}");
             what
         } else {
             format!("{at}: another node has fenced the counter of sequence {name} in between")

@@ -20,6 +20,9 @@ use crate::faults::{self, Guard as Switch};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// So many characters of a statement are told where it fails: that of a lease has up to a thousand rows.
+const STATEMENT_TOLD: usize = 80;
+
 /// For the leases that run side by side (`refill`: 6, and 2 of sequences that fail), one look for names and one for changes.
 /// They are opened when they are needed: with one sequence two work.
 const MOST_CONNECTIONS: usize = 10;
@@ -321,7 +324,8 @@ impl Server {
         outcome: Result<mysql_async::Result<T>, tokio::time::error::Elapsed>,
     ) -> Result<T, Failed> {
         // The first words are enough to know the statement by.
-        let doing: String = sql.split_whitespace().take(6).collect::<Vec<_>>().join(" ");
+        let words: Vec<&str> = sql.split_whitespace().take(6).collect();
+        let doing: String = words.join(" ").chars().take(STATEMENT_TOLD).collect();
         match outcome {
             Ok(Ok(value)) => {
                 self.heard(true);

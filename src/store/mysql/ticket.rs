@@ -482,8 +482,8 @@ impl Tickets {
         let used = newest as f64 / last_legal_ticket(table.last_ticket, self.step()).max(1) as f64;
         if used >= WARN_CAPACITY && !std::mem::replace(&mut state.warned_of.capacity, true) {
             tracing::warn!(
-                "generator_table is {:.0} % used: its column id ({}) ends at {}. Widen it before it ends: ALTER TABLE \
-                 generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT;",
+                "generator_table is {:.0} % used: its column id ({}) ends at {}. Widen it before that, while nodes go on: \
+                 seqsvr migrate --widen --yes",
                 used * 100.0,
                 table.column_type,
                 table.last_ticket

@@ -139,7 +139,7 @@ impl Tickets {
                  ({} ids), past what a failover may have lost",
                 self.failover_skip
             );
-            tracing::warn!("{what}");
+            tracing::warn!("fenced by itself: {what}");
             what
         } else {
             format!("{at}: another node has fenced generator_table in between")
