@@ -18,6 +18,8 @@ mod layers;
 mod life_cycle;
 mod load;
 mod mysql;
+mod operations;
 mod outage;
+mod rolling;
 mod seed;
 mod sequences;
