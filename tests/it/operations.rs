@@ -54,7 +54,8 @@ fn accounts(flavor: Flavor) {
     assert!(code == 78 && output.contains("CREATE TABLE"), "{output}");
     serves(&admin);
     serves(&node);
-    for line in ["sequence create users", "sequence alter users --step 7", "fence --skip 1000 --yes", "doctor --prune"] {
+    for line in ["sequence create users", "sequence alter users --step 7", "fence --skip 1000 --yes", "doctor --prune"]
+    {
         done(&node, line);
     }
     denied(&node, "migrate --widen --yes");

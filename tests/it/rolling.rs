@@ -43,7 +43,6 @@ fn steady_ports<const N: usize>() -> [u16; N] {
 struct Balancer {
     folder: TempDir,
     process: Child,
-    port: u16,
 }
 
 impl Balancer {
@@ -66,7 +65,7 @@ impl Balancer {
             .stderr(log)
             .spawn()
             .expect("setpriv runs");
-        let mut balancer = Self { folder, process, port };
+        let mut balancer = Self { folder, process };
         eventually("HAProxy listens", || {
             if let Some(status) = balancer.process.try_wait().expect("a child can be waited for") {
                 panic!("haproxy (make test-deps) ended with {status}: {}", balancer.log());
