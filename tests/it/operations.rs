@@ -8,9 +8,11 @@ const PAGE: &str = include_str!("../../docs/operations.md");
 
 const PASSWORD: &str = "wonderful";
 
-/// The page's blocks of SQL, with this machine's address and a password in place of the examples'.
+/// The chapter's blocks of SQL, with this machine's address and a password in place of the examples'.
 fn blocks() -> Vec<String> {
-    let blocks = PAGE.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+    let (_, chapter) = PAGE.split_once("\n## Accounts\n").expect("the chapter");
+    let (chapter, _) = chapter.split_once("\n## ").expect("the next one");
+    let blocks = chapter.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
     blocks.map(|block| block.replace("10.0.%", "127.0.0.1").replace("'...'", &format!("'{PASSWORD}'"))).collect()
 }
 
