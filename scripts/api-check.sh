@@ -62,6 +62,7 @@ done
 [[ -n $url ]] || die "the server does not listen"
 
 # Once for each shape of an answer: which one comes, the Accept header says, and that is no parameter of OpenAPI.
+export PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1
 for accept in application/json text/plain; do
     "$tools/bin/schemathesis" --config-file scripts/api-check.toml run "$folder/openapi.yaml" --url "$url" --header "Accept: $accept"
 done
