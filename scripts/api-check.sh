@@ -62,8 +62,11 @@ done
 [[ -n $url ]] || die "the server does not listen"
 
 # Once for each shape of an answer: which one comes, the Accept header says, and that is no parameter of OpenAPI.
-export PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1
+scripts=$PWD/scripts
+export PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1
+# It leaves a cache where it runs.
+cd "$folder"
 for accept in application/json text/plain; do
-    "$tools/bin/schemathesis" --config-file scripts/api-check.toml run "$folder/openapi.yaml" --url "$url" --header "Accept: $accept"
+    "$tools/bin/schemathesis" --config-file "$scripts/api-check.toml" run openapi.yaml --url "$url" --header "Accept: $accept"
 done
 if grep -E 'ERROR|panic' "$folder/log"; then die "the server logged an error"; fi
