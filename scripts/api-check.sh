@@ -41,6 +41,8 @@ if [[ $(cat "$tools/versions" 2>/dev/null) != "$schemathesis $validator" ]]; the
 fi
 
 "$tools/bin/openapi-spec-validator" openapi.yaml
+version=$("$server" --version)
+grep -qFx "  version: ${version#seqsvr }" openapi.yaml || die "openapi.yaml tells of another version than $version"
 
 # That `count` ends sooner without `ranges` OpenAPI can't say: here both end at 1000. How fast it is, is not asked.
 sed 's/maximum: 1000000}/maximum: 1000}/' openapi.yaml >"$folder/openapi.yaml"
