@@ -1,6 +1,6 @@
 # What a developer types is what CI calls.
 .PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps
-.PHONY: bench bench-peers check-instructions check-instructions-deps
+.PHONY: api-check bench bench-peers check-instructions check-instructions-deps
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
@@ -60,6 +60,11 @@ check: check-deps
 
 check-deps:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked --version $(DENY_VERSION)
+
+# openapi.yaml, validated, and compared with what a running server answers: scripts/api-check.sh
+api-check:
+	$(CARGO) build --locked
+	./scripts/api-check.sh "$${CARGO_TARGET_DIR:-target}/debug/seqsvr"
 
 # Speed, beside what one would pick in its place, in half an hour: benches/http; ONLY="new pipelined" for some of it
 bench:

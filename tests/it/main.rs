@@ -20,6 +20,8 @@ mod life_cycle;
 mod load;
 mod logging;
 mod mysql;
+mod operations;
 mod outage;
+mod rolling;
 mod seed;
 mod sequences;
