@@ -1,11 +1,13 @@
 # docker build -t seqsvr .
-# docker run -p 8000:8000 -v seqsvr:/data seqsvr
+# docker run --read-only -p 8000:8000 -v seqsvr:/data seqsvr
 #
 # Serves from the embedded store in /data. Name the volume, as above: without a name every `docker run` gets a new one,
 # whose ids begin at 101 again. For MySQL, mount a configuration that has a `mysql:` section instead of
 # `store: embedded`, and its password as a file:
 #   docker run -p 8000:8000 -v ./config.yml:/etc/seqsvr/config.yml:ro \
 #     -v ./password:/run/secrets/db:ro -e SEQSVR_MYSQL__PASSWORD_FILE=/run/secrets/db seqsvr
+#
+# `make image` builds and tries this file where there is no Docker.
 
 # slim has gcc and libc's headers, which the C parts need (SQLite, mimalloc, ring); of the same Debian as below, so that
 # the binary finds the libc that it was linked with.
@@ -16,16 +18,19 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY benches benches
 COPY tests tests
-RUN cargo build --release --locked --bin seqsvr
+RUN cargo build --release --locked --bin seqsvr && mkdir -m 0750 /data
 
+# Nothing is run in it to build it, nor later but the binary: a base without a shell does too, if it has glibc and libgcc.
 FROM debian:bookworm-slim
-# A number, so that Kubernetes' runAsNonRoot can tell that it is not root. A new volume takes over the owner of /data.
-RUN groupadd --gid 10001 seqsvr \
-    && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin seqsvr \
-    && install -d -o 10001 -g 10001 -m 0750 /data
+LABEL org.opencontainers.image.title=seqsvr \
+      org.opencontainers.image.description="Unique, rising 64-bit ids over HTTP, leased durably from MySQL or from an embedded store" \
+      org.opencontainers.image.licenses=Apache-2.0
 COPY --from=build /build/target/release/seqsvr /usr/local/bin/seqsvr
 COPY config.yml /etc/seqsvr/config.yml
+# A new volume takes over the owner.
+COPY --from=build --chown=10001:10001 /data /data
 ENV SEQSVR_DATA_DIR=/data
+# A number, so that Kubernetes' runAsNonRoot can tell that it is not root.
 USER 10001:10001
 WORKDIR /data
 VOLUME /data

@@ -1,6 +1,6 @@
 # What a developer types is what CI calls.
 .PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps
-.PHONY: api-check bench bench-peers check-instructions check-instructions-deps
+.PHONY: api-check bench bench-peers check-instructions check-instructions-deps image deploy-check
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
@@ -83,3 +83,11 @@ check-instructions: check-instructions-deps
 check-instructions-deps:
 	@command -v valgrind >/dev/null || { echo "valgrind is missing (on Debian, as root: apt-get install valgrind)"; exit 1; }
 	@gungraun-runner --version 2>/dev/null | grep -qF $(GUNGRAUN_VERSION) || $(CARGO) install gungraun-runner --locked --version $(GUNGRAUN_VERSION)
+
+# The container's image, built and tried without Docker (as root, on Debian), in ten minutes; with Docker: docker build -t seqsvr .
+image:
+	./scripts/image.sh
+
+# What is in deploy/, by the tools that it is for: the schemas of Compose and Kubernetes, systemd-analyze
+deploy-check:
+	./scripts/deploy-check.sh

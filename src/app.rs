@@ -28,6 +28,7 @@ use crate::store::guard::Guard;
 use crate::store::{self, Terms};
 
 mod give_back;
+mod systemd;
 
 /// How long the start waits for the first lease, so that the first answer is immediate. Then it goes on without.
 const FIRST_LEASE_WAIT: Duration = Duration::from_secs(1);
@@ -119,6 +120,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
 
     let handle = server.handle();
     let mut serving = tokio::spawn(server);
+    systemd::ready(&address);
     let outcome = tokio::select! {
         ended = &mut serving => Err(AppError::Failed(format!("the HTTP server ended by itself: {ended:?}"))),
         error = background.misconfigured() => Err(error),
@@ -127,6 +129,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
             Ok(())
         }
     };
+    systemd::stopping();
     service.drain();
     let end = async {
         if outcome.is_ok() {
@@ -206,7 +209,7 @@ fn open_node(config: &Config) -> Result<Node, AppError> {
 /// The tasks beside the HTTP server.
 struct Background {
     refill: JoinHandle<()>,
-    others: [JoinHandle<()>; 3],
+    others: [JoinHandle<()>; 4],
     progress: watch::Receiver<Progress>,
     stop: watch::Sender<bool>,
 }
@@ -227,7 +230,12 @@ impl Background {
                 save(&node).await;
             }
         });
-        let others = [saver, tokio::spawn(finder.clone().look_up(asked)), tokio::spawn(finder.look_for_changes())];
+        let others = [
+            saver,
+            tokio::spawn(finder.clone().look_up(asked)),
+            tokio::spawn(finder.look_for_changes()),
+            tokio::spawn(systemd::keep_alive()),
+        ];
         Self { refill: tokio::spawn(refill.run(due, stopped)), others, progress, stop }
     }
 
