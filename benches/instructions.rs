@@ -79,14 +79,14 @@ fn actix_http_alone(mut connection: Connection) -> Connection {
     connection
 }
 
-#[library_benchmark(config = at_most(12_000))]
+#[library_benchmark(config = at_most(5_800))]
 #[bench::new(connection(Connection::open, "/new"))]
 fn request(mut connection: Connection) -> Connection {
     connection.ask(TIMES);
     connection
 }
 
-#[library_benchmark(config = at_most(15_300))]
+#[library_benchmark(config = at_most(15_700))]
 #[bench::empty_query(connection(Connection::open, "/new?"))]
 fn routed_request(mut connection: Connection) -> Connection {
     connection.ask(TIMES);
@@ -94,7 +94,7 @@ fn routed_request(mut connection: Connection) -> Connection {
 }
 
 // Sixteen in one packet.
-#[library_benchmark(config = at_most(135_000))]
+#[library_benchmark(config = at_most(27_000))]
 #[bench::new(connection(|request| Connection::open(&request.repeat(16)), "/new"))]
 fn pipelined_requests(mut connection: Connection) -> Connection {
     connection.ask(TIMES);
