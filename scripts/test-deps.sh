@@ -11,7 +11,7 @@
 #   Galera   its library, and the scripts by which a node copies another's data;
 #            these are in mariadb-server, which would start a service, so both are
 #            unpacked into the cache folder
-#   others   nginx, rsync, lsof, ss, strace and libfaketime of the system
+#   others   nginx, prometheus, rsync, lsof, ss, strace and libfaketime of the system
 #
 # The cache is ${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}; the
 # tests find MySQL by the same rule (tests/support/database.rs).
@@ -153,13 +153,14 @@ END
 # Prints the packages of the tools that are missing.
 missing_tools() {
     local tool
-    for tool in nginx:nginx-light rsync:rsync lsof:lsof ss:iproute2 strace:strace; do
+    for tool in nginx:nginx-light prometheus:prometheus rsync:rsync lsof:lsof ss:iproute2 strace:strace; do
         command -v "${tool%:*}" >/dev/null || echo "${tool#*:}"
     done
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
 }
 
 install_tools() {
+    local service
     if [[ $EUID -ne 0 ]] || ! is_debian; then
         die "these are missing, by the names of Debian's packages: $*"
     fi
@@ -172,9 +173,11 @@ install_tools() {
     fi
     apt-get update >>"$log" 2>&1
     apt-get install -y --no-install-recommends "$@" >>"$log" 2>&1
-    if [[ " $* " == *" nginx-light "* ]] && command -v systemctl >/dev/null; then
+    if command -v systemctl >/dev/null; then
         # Nor with the machine.
-        systemctl disable nginx.service >>"$log" 2>&1 || true
+        for service in nginx prometheus; do
+            if [[ " $*" == *" $service"* ]]; then systemctl disable "$service.service" >>"$log" 2>&1 || true; fi
+        done
     fi
 }
 
@@ -229,4 +232,4 @@ if [[ ${#tools[@]} -gt 0 ]]; then
     mapfile -t tools < <(missing_tools)
     [[ ${#tools[@]} -eq 0 ]] || die "still missing: ${tools[*]}"
 fi
-echo "tools: nginx rsync lsof ss strace libfaketime"
+echo "tools: nginx prometheus rsync lsof ss strace libfaketime"
