@@ -9,6 +9,7 @@ mod support;
 mod abuse;
 mod bad_input;
 mod crash;
+mod dashboards;
 mod doctor;
 mod embedded;
 mod fence;
