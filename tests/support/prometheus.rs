@@ -170,7 +170,7 @@ impl Scraping<'_> {
             "scrape_configs": [{
                 "job_name": "seqsvr",
                 "static_configs": [{"targets": targets}],
-                "metric_relabel_configs": Vec::from_iter(renaming),
+                "metric_relabel_configs": renaming.into_iter().collect::<Vec<_>>(),
             }],
         })
     }

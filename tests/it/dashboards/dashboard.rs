@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::prometheus::{Prometheus, SCRAPE_INTERVAL, Series};
 
 /// What Grafana makes of a time range that is shorter than it has pixels: `$__interval` is the data source's scrape interval,
-/// `$__rate_interval` is max($__interval + scrape interval, 4 * scrape interval).
+/// `$__rate_interval` the larger of `$__interval` + scrape interval and 4 scrape intervals.
 const STEP: Duration = SCRAPE_INTERVAL;
 const RATE_INTERVAL: &str = "4s";
 

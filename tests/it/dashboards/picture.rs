@@ -1,7 +1,12 @@
 //! The dashboard, drawn from the answers to its queries: each panel in its place, roughly as Grafana draws it.
 
 // Pixels are whole numbers.
-#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss
+)]
 
 use std::error::Error;
 use std::path::Path;
@@ -97,7 +102,7 @@ fn lines(answer: &Answer<'_>) -> Vec<Line> {
     series.iter().map(|one| Line { name: answer.legend(one), points: one.points.clone() }).collect()
 }
 
-fn style<'a>(size: i32, colour: &'a RGBColor, horizontal: HPos) -> TextStyle<'a> {
+fn style(size: i32, colour: &RGBColor, horizontal: HPos) -> TextStyle<'_> {
     TextStyle::from((FONT, size).into_font()).color(colour).pos(Pos::new(horizontal, VPos::Center))
 }
 
@@ -246,12 +251,12 @@ fn round_steps(largest: f64) -> Vec<f64> {
     let magnitude = 10_f64.powf((largest / 4.0).log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|digit| digit * magnitude).find(|step| largest / step <= 4.5);
     let step = step.unwrap_or(largest);
-    (0..).map(|number| f64::from(number) * step).take_while(|tick| *tick <= largest).collect()
+    (0..=4).map(|number| f64::from(number) * step).take_while(|tick| *tick <= largest).collect()
 }
 
 /// 0, and each hundredfold from 1 up to `largest`.
 fn powers(largest: f64) -> Vec<f64> {
-    let each = (0..).map(|number| 100_f64.powi(number)).take_while(|tick| *tick <= largest);
+    let each = (0..=9).map(|number| 100_f64.powi(number)).take_while(|tick| *tick <= largest);
     [0.0].into_iter().chain(each).collect()
 }
 
