@@ -254,9 +254,9 @@ fn round_steps(largest: f64) -> Vec<f64> {
     (0..=4).map(|number| f64::from(number) * step).take_while(|tick| *tick <= largest).collect()
 }
 
-/// 0, and each hundredfold from 1 up to `largest`.
+/// 0, and each power of ten from 1 up to `largest`.
 fn powers(largest: f64) -> Vec<f64> {
-    let each = (0..=9).map(|number| 100_f64.powi(number)).take_while(|tick| *tick <= largest);
+    let each = (0..=9).map(|number| 10_f64.powi(number)).take_while(|tick| *tick <= largest);
     [0.0].into_iter().chain(each).collect()
 }
 
