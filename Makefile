@@ -1,5 +1,5 @@
 # What a developer types is what CI calls.
-.PHONY: run test test-deps test-loom torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps
+.PHONY: run test test-deps test-loom picture torture endurance fuzz fuzz-deps mutants mutants-deps check check-deps
 .PHONY: api-check bench bench-peers check-instructions check-instructions-deps image deploy-check
 
 CARGO ?= cargo
@@ -20,6 +20,10 @@ test: test-deps test-loom
 # The database servers for the tests: found, or installed (as root on Debian), or a message that says what to install.
 test-deps:
 	./scripts/test-deps.sh
+
+# The dashboard with two nodes in trouble, drawn from what Prometheus answers to its queries: grafana/overview.svg
+picture: test-deps
+	SEQSVR_PICTURE=$(CURDIR)/grafana/overview.svg $(CARGO) test --test it every_panel_shows_what_happens
 
 # The lock-free code under loom: src/buffer/model.rs
 test-loom:

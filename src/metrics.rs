@@ -16,7 +16,7 @@ use prometheus::{
 
 use crate::name::SequenceName;
 
-/// From half a millisecond, a local database's commit, to the time-outs of a lease's statements.
+/// From half a millisecond, a local database's commit, to the time-outs of a lease's statements. Waits are for leases.
 const LEASE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The values of the label `outcome` of a lease: `ok`, `panic`, and what `store::ErrorKind::outcome` says.
@@ -125,6 +125,7 @@ pub struct Metrics {
     registry: Registry,
     leases: IntCounterVec,
     lease_seconds: HistogramVec,
+    wait_seconds: HistogramVec,
     last_lease: GaugeVec,
     leased_ids: IntCounterVec,
     lost_ids: IntCounterVec,
@@ -178,15 +179,19 @@ impl Metrics {
         int_gauges("seqsvr_build_info", "Always 1; the label says which version runs.", &["version"])
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
-        let lease_seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "seqsvr_lease_duration_seconds",
-                "How long a lease took, from asking for a connection to the last reply, successful or not.",
-            )
-            .buckets(LEASE_SECONDS.to_vec()),
-            &["sequence"],
-        )
-        .expect("the name and label are allowed");
+        let histograms = |name: &str, help: &str| {
+            let options = HistogramOpts::new(name, help).buckets(LEASE_SECONDS.to_vec());
+            let vec = HistogramVec::new(options, &["sequence"]).expect("the name and label are allowed");
+            register(&registry, vec)
+        };
+        let look_ups = counters(
+            "seqsvr_lookups_total",
+            "Names of sequences that the store was asked for, by outcome: found, unknown, failed.",
+            &["outcome"],
+        );
+        for outcome in ["found", "unknown", "failed"] {
+            look_ups.with_label_values(&[outcome]);
+        }
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
@@ -203,7 +208,15 @@ impl Metrics {
                  panic.",
                 &["sequence", "outcome"],
             ),
-            lease_seconds: register(&registry, lease_seconds),
+            lease_seconds: histograms(
+                "seqsvr_lease_duration_seconds",
+                "How long a lease took, from asking for a connection to the last reply, successful or not.",
+            ),
+            wait_seconds: histograms(
+                "seqsvr_wait_duration_seconds",
+                "How long a request waited that found too few ids in memory, answered in the end or not. The others wait for \
+                 nothing and are not counted.",
+            ),
             last_lease: gauges(
                 "seqsvr_last_lease_timestamp_seconds",
                 "When the last lease succeeded, in seconds since 1970 by this machine's clock.",
@@ -220,11 +233,7 @@ impl Metrics {
                  and deleted (held when the sequence was).",
                 &["sequence", "reason"],
             ),
-            look_ups: counters(
-                "seqsvr_lookups_total",
-                "Names of sequences that the store was asked for, by outcome: found, unknown, failed.",
-                &["outcome"],
-            ),
+            look_ups,
             labels: Mutex::new(Labels { own: 0, others: OTHERS.into() }),
             is_ready: int_gauges("seqsvr_ready", "1 while /readyz says ready, 0 while it does not.", &[])
                 .with_label_values(&[] as &[&str]),
@@ -283,6 +292,9 @@ impl Metrics {
             self.lost_ids.with_label_values(&[&*label, reason]);
         }
         self.leased_ids.with_label_values(&[&*label]);
+        for histograms in [&self.lease_seconds, &self.wait_seconds] {
+            histograms.with_label_values(&[&*label]);
+        }
         label
     }
 
@@ -295,6 +307,11 @@ impl Metrics {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.last_lease.with_label_values(&[&**sequence]).set(now.as_secs_f64());
         }
+    }
+
+    /// Counts a request that waited for ids, until it was answered or gave up.
+    pub fn waited(&self, sequence: &Label, time: Duration) {
+        self.wait_seconds.with_label_values(&[&**sequence]).observe(time.as_secs_f64());
     }
 
     /// Counts leased ids that will never be handed out.
@@ -348,7 +365,8 @@ impl Scraped {
             for (column, (_, status_label)) in STATUSES.iter().enumerate() {
                 let sum =
                     self.workers.iter().map(|worker| worker.0[route as usize][column].load(Ordering::Relaxed)).sum();
-                if sum > 0 {
+                // Those of ids appear at 0, so that the first refusal is seen as an increase.
+                if sum > 0 || matches!(route, Route::New | Route::NewSequence) {
                     set(&self.responses.with_label_values(&[route_label, status_label]), sum);
                 }
             }
@@ -399,6 +417,7 @@ mod tests {
         two.count(Route::New, 200);
         two.count(Route::Other, 418);
         metrics.lease(&default, "ok", Duration::from_millis(3), 100);
+        metrics.waited(&default, Duration::from_millis(3));
         let sample = SequenceSample {
             label: default,
             handed_out: 40,
@@ -417,7 +436,10 @@ mod tests {
             "seqsvr_runway_seconds{sequence=\"default\"} 12.5",
             "seqsvr_capacity_used_ratio{sequence=\"default\"} 0.25",
             "seqsvr_http_responses_total{route=\"/new\",status=\"200\"} 2",
+            "seqsvr_http_responses_total{route=\"/new\",status=\"503\"} 0",
             "seqsvr_http_responses_total{route=\"other\",status=\"other\"} 1",
+            "seqsvr_wait_duration_seconds_bucket{sequence=\"default\",le=\"0.0025\"} 0",
+            "seqsvr_wait_duration_seconds_bucket{sequence=\"default\",le=\"0.005\"} 1",
             "seqsvr_leases_total{outcome=\"ok\",sequence=\"default\"} 1",
             "seqsvr_leases_total{outcome=\"panic\",sequence=\"default\"} 0",
             "seqsvr_ready 1",

@@ -594,10 +594,11 @@ impl Drop for Batch<'_> {
     }
 }
 
-/// One request's place among the waiters; given back when dropped.
+/// One request's place among the waiters; given back, and its time counted, when dropped.
 struct Waiting<'a> {
     sequence: &'a Sequence,
     wanted: u64,
+    since: Instant,
 }
 
 impl<'a> Waiting<'a> {
@@ -608,7 +609,7 @@ impl<'a> Waiting<'a> {
             return None;
         }
         sequence.wanted.fetch_add(wanted, Ordering::Relaxed);
-        Some(Self { sequence, wanted })
+        Some(Self { sequence, wanted, since: Instant::now() })
     }
 
     fn got(&mut self, ids: u64) {
@@ -621,6 +622,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.sequence.waiters.fetch_sub(1, Ordering::Relaxed);
         self.sequence.wanted.fetch_sub(self.wanted, Ordering::Relaxed);
+        self.sequence.shared.metrics.waited(&self.sequence.label, self.since.elapsed());
     }
 }
 

@@ -10,6 +10,7 @@ mod abuse;
 mod alerts;
 mod bad_input;
 mod crash;
+mod dashboards;
 mod deploy;
 mod doctor;
 mod embedded;

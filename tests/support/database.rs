@@ -441,11 +441,11 @@ const MYSQL_SIZES: [&str; 3] =
 
 /// Ends the test, as there is no server for it.
 fn missing(what: &str) -> ! {
-    panic!("a database server for the tests is missing ({what}): run `make test-deps`")
+    panic!("a server for the tests is missing ({what}): run `make test-deps`")
 }
 
 /// The path of a program of the system. A normal user's PATH lacks the folders of servers.
-fn system_program(name: &str) -> PathBuf {
+pub(super) fn system_program(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin"].map(PathBuf::from))
@@ -484,7 +484,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0)
 }
 
-fn path_arg(option: &str, path: &Path) -> OsString {
+pub(super) fn path_arg(option: &str, path: &Path) -> OsString {
     let mut arg = OsString::from(option);
     arg.push(path);
     arg
@@ -495,13 +495,13 @@ pub(super) fn free_port() -> u16 {
 }
 
 /// Sends all that `command` prints to a new file.
-fn log_to(command: &mut Command, log: &Path) {
-    let file = File::create(log).expect("can't make the database's log");
-    command.stdin(Stdio::null()).stdout(file.try_clone().expect("can't share the database's log")).stderr(file);
+pub(super) fn log_to(command: &mut Command, log: &Path) {
+    let file = File::create(log).expect("can't make the server's log");
+    command.stdin(Stdio::null()).stdout(file.try_clone().expect("can't share the server's log")).stderr(file);
 }
 
 /// The last lines of a log.
-fn tail(text: &str) -> String {
+pub(super) fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
@@ -509,7 +509,7 @@ fn tail(text: &str) -> String {
 /// A command for `program` that the kernel kills when the thread that starts it ends:
 /// what [`spawn`] starts lives no longer than this process, be that ended by a signal
 /// that leaves no time for [`Drop`].
-fn guarded(program: impl AsRef<OsStr>) -> Command {
+pub(super) fn guarded(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
@@ -517,7 +517,7 @@ fn guarded(program: impl AsRef<OsStr>) -> Command {
 
 /// Starts a [`guarded`] command from a thread that stays as long as this process. A
 /// test's own thread may end while another goes on with the server.
-fn spawn(command: Command) -> io::Result<Child> {
+pub(super) fn spawn(command: Command) -> io::Result<Child> {
     type Order = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
 
