@@ -437,8 +437,9 @@ fn a_tail_does_not_go_back_to_a_sequence_that_was_made_again() {
     run(&setup, "sequence create orders --step 10");
     // Before the node notices.
     assert!(server.stop().success());
-    // What it held is a gap: [2, 11). What it may have leased anew went back.
-    assert_eq!(setup.start().get("/new/orders").id(), 11);
+    // What it held is a gap: [2, 11), and what it may have leased in the seconds since.
+    let next = setup.start().get("/new/orders").id();
+    assert!(next >= 11, "{next} was held when the sequence was deleted");
 }
 
 #[test]
