@@ -151,8 +151,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unsent.drain(..written);
-            if self.unsent.is_empty() && self.unread.is_empty() {
-                self.turn(false);
+            if self.unsent.is_empty() {
+                // Where the next request has begun, its time begins.
+                self.turn(!self.unread.is_empty());
             }
         }
         Poll::Ready(Ok(()))

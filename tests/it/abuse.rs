@@ -235,6 +235,22 @@ fn connections_without_a_request() {
     });
 }
 
+/// It has an answer all the time, and is never between two requests.
+#[test]
+fn who_always_has_begun_the_next_request_is_not_slow() {
+    let setup = setup(KEEP_ALIVE);
+    let server = setup.start();
+    let mut stream = connect(server.port());
+    let (begin, rest) = GOOD.split_at(10);
+    stream.write_all(begin).unwrap();
+    let since = Instant::now();
+    while since.elapsed() < 4 * KEEP_ALIVE {
+        stream.write_all(&[rest, begin].concat()).unwrap();
+        assert_ne!(stream.read(&mut [0; 1024]).expect("an answer"), 0, "closed after {:?}", since.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn who_waits_for_ids_for_longer_than_a_connection_stays_idle_is_answered() {
     let setup = Setup::new("mysql: {user: u, host: '127.0.0.1:1', database: d}\nlimits: {wait: 6s, keep_alive: 1s}\n");
