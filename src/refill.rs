@@ -360,8 +360,8 @@ impl Refill {
         let _ = guarded(async move { store.store().tidy(&name).await }).await;
     }
 
-    /// One line when it begins to fail, and one when it fails in another way; not each time where that goes to and fro. Where many sequences fail, it is the store:
-    /// then not each has lines of its own.
+    /// One line when it begins to fail, and one when it fails in another way; not each time where that goes to and fro.
+    /// Where many sequences fail, it is the store: then not each has lines of its own.
     fn report(&self, sequence: &Sequence, what: &str, kind: Option<ErrorKind>) {
         let failing_for = sequence.fail(what, kind);
         let is_passing = kind.is_some_and(ErrorKind::is_passing) && failing_for < CONFLICT_PATIENCE;
