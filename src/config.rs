@@ -21,7 +21,7 @@ use crate::name::SequenceName;
 use crate::segment::MAX_END;
 
 mod values;
-pub use values::{DatabaseHost, Flag, Fraction, Listen, Number, Secret, Span};
+pub use values::{DatabaseHost, DatabaseHosts, Flag, Fraction, Listen, Number, Secret, Span};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "config.yml";
@@ -168,8 +168,8 @@ pub struct MySql {
     /// Its password.
     #[serde(default)]
     pub password: Secret,
-    /// The server.
-    pub host: DatabaseHost,
+    /// The server; or several that stand in for each other, of which one takes writes, or the nodes of one cluster.
+    pub host: DatabaseHosts,
     /// The database that has the tables.
     pub database: String,
     /// Whether the connection is encrypted, and what is checked.
@@ -178,6 +178,12 @@ pub struct MySql {
     /// A PEM file of the authorities to trust; those that browsers trust where it is missing.
     #[serde(default)]
     pub ssl_ca: Option<PathBuf>,
+    /// A PEM file of this client's certificate, and those that lead to its authority.
+    #[serde(default)]
+    pub ssl_cert: Option<PathBuf>,
+    /// A PEM file of the key of `ssl_cert`.
+    #[serde(default)]
+    pub ssl_key: Option<PathBuf>,
     /// How many ids a counter is moved on where it was last fenced for another database server, as after a failover;
     /// 0: nothing is leased then, until `seqsvr fence` was run.
     #[serde(default = "no_skip")]
@@ -199,17 +205,40 @@ impl MySql {
                 return Err(format!("mysql.{key}: it is empty. Name the {key}"));
             }
         }
-        match &self.ssl_ca {
-            Some(_) if self.ssl_mode != SslMode::VerifyIdentity => {
-                Err("mysql.ssl_ca: nothing is checked with it. Set ssl_mode: verify_identity, or remove it".to_owned())
-            }
-            Some(ca) => match read(ca) {
-                Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => Ok(()),
-                Ok(_) => Err(format!("mysql.ssl_ca: '{}' has no certificate in PEM form", ca.display())),
-                Err(error) => Err(format!("mysql.ssl_ca: '{}' can't be read: {error}", ca.display())),
-            },
-            None => Ok(()),
+        if self.ssl_ca.is_some() && self.ssl_mode != SslMode::VerifyIdentity {
+            return Err(
+                "mysql.ssl_ca: nothing is checked with it. Set ssl_mode: verify_identity, or remove it".to_owned()
+            );
         }
+        let own = [("ssl_cert", &self.ssl_cert), ("ssl_key", &self.ssl_key)];
+        match own.map(|(key, file)| (key, file.is_some())) {
+            [(key, true), (missing, false)] | [(missing, false), (key, true)] => {
+                return Err(format!("mysql.{key}: it is of no use without mysql.{missing}. Name both files, or none"));
+            }
+            [(key, true), _] if self.ssl_mode == SslMode::Disabled => {
+                return Err(format!("mysql.{key}: nothing is encrypted. Set ssl_mode: verify_identity, or remove it"));
+            }
+            _ => {}
+        }
+        let certificates = [("ssl_ca", &self.ssl_ca), own[0]].map(|(key, file)| (key, file, "CERTIFICATE"));
+        for (key, file, what) in certificates.into_iter().chain([("ssl_key", &self.ssl_key, "PRIVATE KEY")]) {
+            let Some(file) = file else { continue };
+            check_pem(file, what, read).map_err(|why| format!("mysql.{key}: '{}' {why}", file.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// That `file` has a `what` in PEM form. Nothing of it is told: it may be a key.
+fn check_pem(file: &Path, what: &str, read: &ReadFile<'_>) -> Result<(), String> {
+    let text = read(file).map_err(|error| format!("can't be read: {error}"))?;
+    let begins = |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{what}-----"));
+    match text.lines().find(|line| begins(line)) {
+        Some(line) if line.contains("ENCRYPTED") => {
+            Err("is encrypted by a password, which can't be given here".to_owned())
+        }
+        Some(_) => Ok(()),
+        None => Err(format!("has no {} in PEM form", what.to_lowercase())),
     }
 }
 

@@ -11,6 +11,8 @@ pub enum Guard {
     Mark,
     /// `fence`: a counter is leased from on the server alone that it was last fenced for.
     Fence,
+    /// `one_writer`: of several hosts only one takes writes.
+    OneWriter,
     /// `step`: the step of a ticket is the recorded one.
     Step,
     /// `state`: what is recorded is read again after a ticket was allocated.
@@ -56,9 +58,10 @@ mod built_in {
 
     use super::Guard;
 
-    const NAMES: [(&str, Guard); 13] = [
+    const NAMES: [(&str, Guard); 14] = [
         ("mark", Guard::Mark),
         ("fence", Guard::Fence),
+        ("one_writer", Guard::OneWriter),
         ("step", Guard::Step),
         ("state", Guard::State),
         ("own_ok", Guard::OwnOk),

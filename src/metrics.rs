@@ -20,7 +20,7 @@ use crate::name::SequenceName;
 const LEASE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The values of the label `outcome` of a lease: `ok`, `panic`, and what `store::ErrorKind::outcome` says.
-const OUTCOMES: [&str; 14] = [
+const OUTCOMES: [&str; 15] = [
     "ok",
     "conflict",
     "unavailable",
@@ -28,6 +28,7 @@ const OUTCOMES: [&str; 14] = [
     "regressed",
     "not_fenced",
     "fenced",
+    "two_writers",
     "other_step",
     "other_store",
     "not_durable",
@@ -203,7 +204,7 @@ impl Metrics {
                  (database away, slow or read-only); misconfigured (a person must change something); regressed (the \
                  store's counter may have gone back: nothing is leased); not_fenced (another database server than before: \
                  nothing is leased); fenced (the same, but moved past what a failover may have lost, and tried again at \
-                 once); other_step, other_store, not_durable (refused: see docs/guarantees.md); migrating (the tickets \
+                 once); two_writers (two of the database's hosts take writes: nothing is leased); other_step, other_store, not_durable (refused: see docs/guarantees.md); migrating (the tickets \
                  are moved just now); exhausted; stale (the sequence was changed in between, and is looked up again); \
                  panic.",
                 &["sequence", "outcome"],

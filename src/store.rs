@@ -52,6 +52,8 @@ pub enum ErrorKind {
     NotFenced,
     /// The counter was fenced just now, past what a failover may have lost: the whole lease again, at once.
     Fenced,
+    /// Two of the hosts take writes, and nobody knows which one has all leases: ids could be repeated.
+    TwoWriters,
     /// The step of the tickets is another one than the configured one.
     OtherStep,
     /// Another store than the one that this node leased from.
@@ -84,6 +86,7 @@ impl ErrorKind {
             Self::Regressed => "regressed",
             Self::NotFenced => "not_fenced",
             Self::Fenced => "fenced",
+            Self::TwoWriters => "two_writers",
             Self::OtherStep => "other_step",
             Self::OtherStore => "other_store",
             Self::NotDurable => "not_durable",

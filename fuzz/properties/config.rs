@@ -44,6 +44,7 @@ fn load(text: &str, embedded: bool, environment: Vec<(String, String)>) -> Resul
         Some("config.yml") => Ok(text.to_owned()),
         Some("/secret") => Ok("hunter2\n".to_owned()),
         Some("/ca.pem") => Ok("-----BEGIN CERTIFICATE-----".to_owned()),
+        Some("/own.key") => Ok("-----BEGIN PRIVATE KEY-----".to_owned()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
     Config::load_with(&sources, &read).map_err(|error| error.to_string())
@@ -117,9 +118,13 @@ fn check_bounds(config: &Config) {
         assert!(1 <= new.first_id && new.first_id <= new.max_id && new.max_id <= LARGEST_MAX_ID, "{new:?}");
         assert!(new.description.len() <= MOST_DESCRIPTION_BYTES);
     }
-    if let Store::MySql(MySql { user, database, ssl_mode, ssl_ca, .. }) = &config.store {
+    if let Store::MySql(MySql { user, host, database, ssl_mode, ssl_ca, ssl_cert, ssl_key, .. }) = &config.store {
         assert!(!user.is_empty() && !database.is_empty());
         assert!(ssl_ca.is_none() || *ssl_mode == SslMode::VerifyIdentity);
+        assert!(ssl_cert.is_some() == ssl_key.is_some() && (ssl_key.is_none() || *ssl_mode != SslMode::Disabled));
+        let hosts = host.all();
+        assert!((1..=9).contains(&hosts.len()));
+        assert!((1..hosts.len()).all(|n| !hosts[..n].contains(&hosts[n])), "a host is named twice");
     }
 }
 
@@ -155,16 +160,28 @@ fn rendered(config: &Config) -> String {
     });
     match store {
         Store::Embedded => file["store"] = json!("embedded"),
-        Store::MySql(MySql { user, password, host, database, ssl_mode, ssl_ca, failover_skip, require_durable }) => {
+        Store::MySql(mysql) => {
+            let MySql {
+                user,
+                password,
+                host,
+                database,
+                ssl_mode,
+                ssl_ca,
+                ssl_cert,
+                ssl_key,
+                failover_skip,
+                require_durable,
+            } = mysql;
             let ssl_mode = match ssl_mode {
                 SslMode::Disabled => "disabled",
                 SslMode::Required => "required",
                 SslMode::VerifyIdentity => "verify_identity",
             };
-            let (password, host) = (password.expose(), host.to_string());
+            let host: Vec<String> = host.all().iter().map(ToString::to_string).collect();
             file["mysql"] = json!({
-                "user": user, "password": password, "host": host, "database": database, "ssl_mode": ssl_mode,
-                "ssl_ca": ssl_ca, "failover_skip": failover_skip.get(), "require_durable": require_durable.0,
+                "user": user, "password": password.expose(), "host": host, "database": database, "ssl_mode": ssl_mode,
+                "ssl_ca": ssl_ca, "ssl_cert": ssl_cert, "ssl_key": ssl_key, "failover_skip": failover_skip.get(), "require_durable": require_durable.0,
             });
         }
     }

@@ -79,12 +79,69 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
             "mysql: {user: u, host: h, database: d, ssl_mode: verify_identity, ssl_ca: Cargo.toml}",
             "mysql.ssl_ca: 'Cargo.toml' has no certificate",
         ),
+        (
+            "mysql: {user: u, host: h, database: d, ssl_cert: /x}",
+            "mysql.ssl_cert: it is of no use without mysql.ssl_key",
+        ),
+        (
+            "mysql: {user: u, host: h, database: d, ssl_key: /x}",
+            "mysql.ssl_key: it is of no use without mysql.ssl_cert",
+        ),
+        ("mysql: {user: u, host: h, database: d, ssl_cert: /x, ssl_key: /y}", "mysql.ssl_cert: nothing is encrypted"),
+        (
+            "mysql: {user: u, host: h, database: d, ssl_mode: required, ssl_cert: /no/such, ssl_key: /y}",
+            "mysql.ssl_cert: '/no/such' can't be read",
+        ),
         ("mysql: {user: u, host: 'root:hunter2', database: d}", "mysql.host: the port must be from 1 to 65535"),
+        (
+            "mysql: {user: u, host: [a, 'root:hunter2@b'], database: d}",
+            "mysql.host[1]: user, password and database have",
+        ),
+        ("mysql: {user: u, host: 'a,root:hunter2@b', database: d}", "mysql.host: user, password and database have"),
+        ("mysql: {user: u, host: [], database: d}", "mysql.host: there is no host"),
+        ("mysql: {user: u, host: 'a,', database: d}", "mysql.host: this is not an address"),
+        ("mysql: {user: u, host: [a, 'tcp(a:3306)'], database: d}", "mysql.host: tcp(a:3306) is named twice"),
+        ("mysql: {user: u, host: [a, b, c, d, e, f, g, h, i, j], database: d}", "mysql.host: 10 hosts are more than 9"),
+        ("mysql: {user: u, host: 3306, database: d}", "a list of them"),
         ("store: embedded\ndata_dir: ''", "data_dir: it is empty"),
     ] {
         let error = load(text, &[]).unwrap_err();
         assert!(error.contains(wanted) && error.contains("config.yml"), "{text:?} said: {error}");
         assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn hosts_are_one_or_several() {
+    for (typed, meant) in [
+        ("'db'", "tcp(db:3306)"),
+        ("['db1:1', 'unix(/x/y)', 'tcp([::1]:2)']", "tcp(db1:1), unix(/x/y), tcp([::1]:2)"),
+        ("'tcp(db1), db2:1'", "tcp(db1:3306), tcp(db2:1)"),
+    ] {
+        let text = format!("mysql: {{user: u, database: d, host: {typed}}}");
+        let Store::MySql(mysql) = load(&text, &[]).unwrap().store else { panic!("not MySQL") };
+        assert_eq!(mysql.host.to_string(), meant);
+    }
+    let Store::MySql(mysql) = load(SEED, &[("SEQSVR_MYSQL__HOST", "db1,db2")]).unwrap().store else {
+        panic!("not MySQL")
+    };
+    assert_eq!(mysql.host.to_string(), "tcp(db1:3306), tcp(db2:3306)");
+}
+
+#[test]
+fn a_key_in_pem_form_is_told_from_what_is_none() {
+    for (text, wanted) in [
+        ("-----BEGIN PRIVATE KEY-----\nhunter2", Ok(())),
+        ("-----BEGIN EC PRIVATE KEY-----\r\nhunter2", Ok(())),
+        (
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nhunter2",
+            Err("is encrypted by a password, which can't be given here"),
+        ),
+        ("-----BEGIN CERTIFICATE-----\nhunter2", Err("has no private key in PEM form")),
+        ("", Err("has no private key in PEM form")),
+    ] {
+        let checked = check_pem(Path::new("key"), "PRIVATE KEY", &|_| Ok(text.to_owned()));
+        assert_eq!(checked, wanted.map_err(ToOwned::to_owned), "{text}");
     }
 }
 

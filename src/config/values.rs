@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 /// One value as YAML reads it, before it is known what it means.
 enum Scalar<'a> {
@@ -232,6 +232,65 @@ impl fmt::Display for DatabaseHost {
             Self::Tcp { host, port } => write!(f, "tcp({host}:{port})"),
             Self::Unix(path) => write!(f, "unix({})", path.display()),
         }
+    }
+}
+
+/// The hosts of a database, in the order of preference: one or more, none of them twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseHosts(Vec<DatabaseHost>);
+
+/// As many nodes as MySQL's Group Replication has at most.
+const MOST_HOSTS: usize = 9;
+
+impl DatabaseHosts {
+    /// All of them; there is a first one.
+    pub fn all(&self) -> &[DatabaseHost] {
+        &self.0
+    }
+
+    fn of(hosts: Vec<DatabaseHost>) -> Result<Self, String> {
+        if let Some(twice) = hosts.iter().enumerate().find_map(|(n, host)| hosts[..n].contains(host).then_some(host)) {
+            return Err(format!("{twice} is named twice: name each host once"));
+        }
+        match hosts.len() {
+            0 => Err(format!("there is no host: write {}, or a list of them", DatabaseHost::EXPECTED)),
+            1..=MOST_HOSTS => Ok(Self(hosts)),
+            many => Err(format!("{many} hosts are more than {MOST_HOSTS}")),
+        }
+    }
+}
+
+/// One host, several with commas between (for an environment variable), or a list.
+impl<'de> Deserialize<'de> for DatabaseHosts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Hosts;
+
+        impl<'de> Visitor<'de> for Hosts {
+            type Value = DatabaseHosts;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}, or a list of them", DatabaseHost::EXPECTED)
+            }
+            fn visit_str<E: de::Error>(self, typed: &str) -> Result<DatabaseHosts, E> {
+                let hosts = typed.split(',').map(|host| DatabaseHost::from_scalar(Scalar::Text(host.trim())));
+                hosts.collect::<Result<_, _>>().and_then(DatabaseHosts::of).map_err(E::custom)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut typed: A) -> Result<DatabaseHosts, A::Error> {
+                let mut hosts = Vec::new();
+                while let Some(host) = typed.next_element()? {
+                    hosts.push(host);
+                }
+                DatabaseHosts::of(hosts).map_err(de::Error::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Hosts)
+    }
+}
+
+impl fmt::Display for DatabaseHosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&hosts.join(", "))
     }
 }
 

@@ -15,13 +15,17 @@ use crate::segment::Block;
 mod counter;
 mod database;
 mod examine;
+mod identity;
 mod migrate;
 mod server;
+mod session;
 mod ticket;
 
 use counter::Counters;
 use database::{Database, Layout};
-use server::{Done, Failed, Identity, Server, Session};
+use identity::Identity;
+use server::Server;
+use session::{Done, Failed, Session};
 use ticket::Tickets;
 
 /// The MySQL store: `default` in the layout that the database says, all others in the counter layout.
@@ -73,7 +77,7 @@ impl MySql {
                 error.kind,
                 ErrorKind::NotFenced | ErrorKind::Fenced | ErrorKind::Regressed | ErrorKind::OtherStore
             ) {
-                self.server.renew();
+                self.server.renew(session.origin);
             }
         }
         session.close_if_useless().await;
@@ -150,7 +154,7 @@ impl BlockStore for MySql {
     }
 
     fn describe(&self) -> String {
-        self.server.described.clone()
+        self.server.described()
     }
 
     async fn close(&self) {

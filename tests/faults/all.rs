@@ -8,6 +8,7 @@ pub const ALL: &[Fault] = &[
     Fault { name: "rewind_across_a_restart", guards: "mark", run: counters::rewind_across_a_restart },
     Fault { name: "failover", guards: "fence", run: clusters::failover },
     Fault { name: "failover_fenced_by_hand", guards: "", run: clusters::failover_fenced_by_hand },
+    Fault { name: "a_primary_that_comes_back", guards: "one_writer", run: clusters::a_primary_that_comes_back },
     Fault { name: "another_step", guards: "step", run: counters::another_step },
     Fault { name: "migrations_under_load", guards: "state", run: counters::migrations_under_load },
     Fault { name: "migrations_on_a_cluster", guards: "", run: clusters::migrations_on_a_cluster },

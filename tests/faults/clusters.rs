@@ -9,6 +9,7 @@ use crate::support::http::load;
 use crate::support::proxy::Proxy;
 use crate::support::replica::Pair;
 use crate::support::server::{Server, Setup, eventually};
+use crate::support::sql;
 
 /// A primary that is killed before its replica got what it acknowledged last.
 struct Failover {
@@ -108,6 +109,47 @@ pub fn failover_fenced_by_hand(run: &Run) -> Outcome {
     outcome
 }
 
+/// The old primary comes back, with its old rows and taking writes, beside the one that nodes lease from since.
+pub fn a_primary_that_comes_back(run: &Run) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (flavor, layout) in combinations(run) {
+        outcome.rounds += 1;
+        let mut pair = Pair::start(flavor);
+        let hosts = [&pair.primary, &pair.replica].map(|host| format!("127.0.0.1:{}", host.port())).join(",");
+        // Past what the failover loses, and no further than what the old primary may count on to.
+        let node = || {
+            let node = run.node_on(&pair.primary, layout).env("SEQSVR_MYSQL__FAILOVER_SKIP", "50000");
+            node.env("SEQSVR_MYSQL__HOST", &hosts)
+        };
+        let (old, new) = (node(), node());
+        let old = start(&old);
+        let mut all = load(&[old.port()], 4, 4_000);
+        pair.wait_until_caught_up();
+        pair.stop_replication();
+        all.merge(load(&[old.port()], 4, 20_000));
+        pair.primary.kill();
+        pair.promote();
+        all.merge(load(&[old.port()], 4, 20_000));
+        pair.primary.restart();
+
+        let new = new.start();
+        if run.is_guarded() {
+            eventually("a new node refuses", || new.get("/readyz").body.contains("takes writes too").then_some(()));
+            assert!(new.metric("seqsvr_leases_total{outcome=\"two_writers\"") > 0.0);
+            // Who leased before goes on, and the other one once a person has decided.
+            all.merge(load(&[old.port()], 4, 10_000));
+            sql(&pair.primary, "SET GLOBAL read_only = 1");
+            new.wait_until_ready();
+            all.merge(load(&[old.port(), new.port()], 8, 20_000));
+        } else {
+            new.wait_until_ready();
+            all.merge(ids(&load(&[new.port()], 4, 100_000)));
+        }
+        outcome.take_in(all);
+    }
+    outcome
+}
+
 /// One of three nodes of a cluster is cut off, and comes back.
 pub fn cluster_partition(run: &Run) -> Outcome {
     let mut outcome = Outcome::default();
@@ -134,7 +176,7 @@ pub fn cluster_partition(run: &Run) -> Outcome {
         drop(nodes);
         outcome.take_in(all);
         // The next layout begins with nothing.
-        crate::support::sql(cluster.node(0), "DROP DATABASE sequence; CREATE DATABASE sequence");
+        sql(cluster.node(0), "DROP DATABASE sequence; CREATE DATABASE sequence");
     }
     outcome
 }

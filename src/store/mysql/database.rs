@@ -7,8 +7,10 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use tokio::time::sleep;
 
+use super::identity::{ONE_IS_TO_WRITE, Role};
 use super::{ErrorKind, Identity, Server, Session, StoreError};
 use crate::config::{NewSequence, Step};
+use crate::faults::{self, Guard as Switch};
 use crate::node::Node;
 
 /// The seed's DDL, word for word.
@@ -63,6 +65,8 @@ pub(super) enum Layout {
 /// What was found.
 #[derive(Debug)]
 pub(super) struct Opened {
+    /// The place in `mysql.host` of the host where it was found.
+    pub(super) host: usize,
     pub(super) identity: Identity,
     pub(super) store_id: String,
     pub(super) layout: Layout,
@@ -121,10 +125,10 @@ impl Database {
         Self { server, step, default, default_is_counter, may_make, node, opened: Mutex::default() }
     }
 
-    /// What was found when it was last opened; opens it where that is due. Two that open it at once both look: a look
-    /// that hangs holds up nobody else.
+    /// What was found when it was last opened; opens it where that is due, as on another host. Two that open it at once both
+    /// look: a look that hangs holds up nobody else.
     pub(super) async fn opened(&self, session: &mut Session<'_>) -> Result<Arc<Opened>, StoreError> {
-        if let Some(opened) = &*self.slot() {
+        if let Some(opened) = self.slot().as_ref().filter(|opened| opened.host == session.origin.host) {
             return Ok(opened.clone());
         }
         let opened = Arc::new(self.open(session).await?);
@@ -181,6 +185,7 @@ impl Database {
 
     async fn look_and_make(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
         let identity = Identity::of(session).await?;
+        check_only_writer(session, &identity).await?;
         let tables: Vec<String> = session
             .rows(
                 "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
@@ -231,7 +236,7 @@ impl Database {
         self.check_store(Some(&store_id))?;
         // From here on the marks are of this store, and of no other.
         self.node.remember_store(&store_id);
-        let opened = Opened { identity, store_id, layout };
+        let opened = Opened { host: session.origin.host, identity, store_id, layout };
         if layout == Layout::Counter && revision == NEVER_USED {
             self.make_default(session, &opened).await?;
         }
@@ -269,11 +274,11 @@ impl Database {
     fn check_store(&self, found: Option<&str>) -> Result<(), StoreError> {
         self.node
             .check_store(found)
-            .map_err(|error| StoreError::new(ErrorKind::OtherStore, format!("{}: {error}", self.server.described)))
+            .map_err(|error| StoreError::new(ErrorKind::OtherStore, format!("{}: {error}", self.server.at())))
     }
 
     fn misconfigured(&self, what: &str) -> StoreError {
-        StoreError::new(ErrorKind::Misconfigured, format!("{}: {what}", self.server.described))
+        StoreError::new(ErrorKind::Misconfigured, format!("{}: {what}", self.server.at()))
     }
 
     fn no_meta(&self) -> StoreError {
@@ -304,7 +309,7 @@ impl Database {
             tracing::warn!(
                 "{}: recorded step {} in seqsvr_meta: every node must have the same, and so must those have had that used \
                  generator_table before",
-                self.server.described,
+                self.server.at(),
                 self.step.get()
             );
         }
@@ -326,6 +331,24 @@ impl Database {
     }
 }
 
+/// Of several hosts no other one may take writes too: the one that is connected may be a primary which was failed away from
+/// and came back, whose counters know nothing of what was leased since. A host that does not answer says nothing: it may be
+/// the one that was failed away from.
+async fn check_only_writer(session: &mut Session<'_>, identity: &Identity) -> Result<(), StoreError> {
+    let roles = if faults::is_off(Switch::OneWriter) { Vec::new() } else { identity.roles_of_others(session).await? };
+    match roles.iter().find(|(_, role)| *role == Role::Writer) {
+        None => Ok(()),
+        Some((other, _)) => Err(StoreError::new(
+            ErrorKind::TwoWriters,
+            format!(
+                "{}: {other} takes writes too and is another server, so that the same ids could be leased from both. \
+                 {ONE_IS_TO_WRITE}",
+                session.at()
+            ),
+        )),
+    }
+}
+
 /// The revision of a database in which no counter was ever made.
 const NEVER_USED: u64 = 1;
 
@@ -340,7 +363,7 @@ pub(super) async fn check_never_used(session: &mut Session<'_, impl Queryable>) 
             ErrorKind::Misconfigured,
             format!(
                 "{}: seqsvr_sequence is gone, though seqsvr_meta tells of it: counters were in it. Put it back from a backup",
-                session.server.described
+                session.at()
             ),
         )),
     }
@@ -362,7 +385,7 @@ async fn meta(session: &mut Session<'_>) -> Result<Option<Meta>, StoreError> {
 
 /// Makes what is missing; where the account may not, the error says what an administrator has to run.
 pub(super) async fn create(session: &mut Session<'_, impl Queryable>, missing: &[&str]) -> Result<(), StoreError> {
-    let at = &session.server.described;
+    let at = &session.at();
     for ddl in missing {
         match session.execute(ddl).await {
             Ok(_) => {

@@ -10,7 +10,9 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 
 use super::super::finding::{Expected, Finding};
+use super::identity::{ONE_IS_TO_WRITE, Role};
 use super::{ErrorKind, Identity, Server, Session, StoreError};
+use crate::config::DatabaseHost;
 
 mod counters;
 mod rows;
@@ -53,6 +55,7 @@ async fn look(server: &Server, expected: Expected<'_>, findings: &mut Vec<Findin
         }
         Err(error) => return Err(error),
     };
+    findings.extend(identity.roles_of_others(&mut session).await?.into_iter().map(host));
     let state = state::Facts::ask(&mut session, &identity, &tables, expected).await?;
     findings.extend(state.judge(expected));
     findings.extend(counters::examine(&mut session, &identity, &tables, &state, expected).await?);
@@ -62,6 +65,19 @@ async fn look(server: &Server, expected: Expected<'_>, findings: &mut Vec<Findin
     }
     session.close_if_useless().await;
     Ok(())
+}
+
+/// Another host of `mysql.host`.
+fn host((host, role): (&DatabaseHost, Role)) -> Finding {
+    let what = &format!("host {host}");
+    match role {
+        Role::Same => Finding::ok(what, "of the same cluster, or the same server"),
+        Role::StandIn => Finding::ok(what, "read-only: it can stand in once it is promoted"),
+        Role::Writer => Finding::fail(what, "takes writes too, and is another server", ONE_IS_TO_WRITE),
+        Role::Away(why) => {
+            Finding::warn(what, why, "it can't stand in: see that it runs and can be reached, or leave it out")
+        }
+    }
 }
 
 /// The rows of an answer. An error is a connection that is of no use any more.

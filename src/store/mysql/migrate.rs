@@ -138,7 +138,7 @@ impl MySql {
         let Begun { step, ticket, state } = self.begin(session, opened, script).await?;
         let past = ticket.saturating_add(1).saturating_mul(step.get()).saturating_add(1);
         // 3. The counter begins past it.
-        let mut transaction = self.server.transaction().await?;
+        let mut transaction = self.server.transaction(opened.host).await?;
         let name = SequenceName::default();
         let before = self.counters.lock(&mut transaction, &name).await?;
         let server = opened.read_fence(&mut transaction).await?;

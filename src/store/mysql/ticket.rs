@@ -161,7 +161,7 @@ impl Tickets {
                 format!(
                     "{}: generator_table.id is '{column_type}', not an auto-increment whole number. The table must be: \
                      {CREATE_GENERATOR_TABLE};",
-                    self.server.described
+                    self.server.at()
                 ),
             )
         })?;
@@ -267,7 +267,8 @@ impl Tickets {
             // A gap, and no alarm: the next lease shows whether the counter is where it should be.
             let what = format!(
                 "{}: ticket {ticket} of generator_table is discarded, for the tickets were moved on to {} in between",
-                self.server.described, judged.first_ticket
+                self.server.at(),
+                judged.first_ticket
             );
             return Err(StoreError::new(ErrorKind::Fenced, what));
         }
@@ -343,7 +344,7 @@ impl Tickets {
             Ok(Done { affected_rows: 1, last_insert_id: Some(ticket) }) => Ok(ticket.get()),
             Ok(_) => Err(StoreError::new(
                 ErrorKind::Unavailable,
-                format!("{}: an INSERT reported no ticket", self.server.described),
+                format!("{}: an INSERT reported no ticket", self.server.at()),
             )),
             Err(failed) => match failed.server {
                 Some(server) if is_past_the_end(&server, last_ticket) => Ok(last_ticket),
@@ -383,7 +384,7 @@ impl Tickets {
         opened: &Opened,
         script: &mut Script,
     ) -> Result<String, StoreError> {
-        let at = &self.server.described;
+        let at = &self.server.at();
         if opened.layout == super::Layout::Counter {
             return Err(StoreError::new(
                 ErrorKind::Refused,
@@ -430,7 +431,7 @@ impl Tickets {
                         ErrorKind::Unavailable,
                         format!(
                             "{}: an INSERT of {count} rows reported another number of rows or no id; discarded",
-                            self.server.described
+                            self.server.at()
                         ),
                     ));
                 }
@@ -469,10 +470,7 @@ impl Tickets {
         } else {
             format!("ids end at {DEFAULT_MAX_ID}, for JSON readers would mix up larger ones. Go over to another table")
         };
-        StoreError::new(
-            ErrorKind::Exhausted,
-            format!("{}: generator_table is used up: {remedy}", self.server.described),
-        )
+        StoreError::new(ErrorKind::Exhausted, format!("{}: generator_table is used up: {remedy}", self.server.at()))
     }
 
     /// How much of the column is used; warns where that, or the step, calls for a person.

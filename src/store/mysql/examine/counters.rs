@@ -41,6 +41,7 @@ pub(super) async fn examine(
 ) -> Result<Vec<Finding>, StoreError> {
     let Ok(Some(meta)) = &state.meta else { return Ok(Vec::new()) };
     let opened = Opened {
+        host: session.origin.host,
         identity: identity.clone(),
         store_id: state.store_id().to_owned(),
         layout: if state.is_moved() { Layout::Counter } else { Layout::Tickets },

@@ -1,0 +1,171 @@
+//! Several hosts in `mysql.host`: which one is leased from, and when another one.
+
+use crate::support::database::{Database, Flavor};
+use crate::support::galera::Cluster;
+use crate::support::http::load;
+use crate::support::replica::Pair;
+use crate::support::server::{Server, Setup, eventually};
+use crate::support::{sql, sql_value};
+
+const FLAVORS: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
+
+/// A node that is told of all `databases`. It holds little, so that it leases often, and waits for long.
+fn on(databases: &[&Database]) -> Setup {
+    let hosts: Vec<String> = databases.iter().map(|database| format!("tcp(127.0.0.1:{})", database.port())).collect();
+    Setup::seed(databases[0])
+        .env("SEQSVR_MYSQL__HOST", &hosts.join(", "))
+        .env("SEQSVR_MYSQL__FAILOVER_SKIP", "1000000")
+        .env("SEQSVR_REFILL__MAX_BLOCK", "1000")
+        .patient()
+}
+
+fn start(setup: &Setup) -> Server {
+    let server = setup.start();
+    server.wait_until_ready();
+    server
+}
+
+fn moves(server: &Server) -> usize {
+    server.log().matches(" is used now; it was ").count()
+}
+
+fn leases(server: &Server, outcome: &str) -> f64 {
+    server.metric(&format!("seqsvr_leases_total{{outcome=\"{outcome}\",sequence=\"default\""))
+}
+
+/// Whether the tickets of `database` were last fenced for itself.
+fn is_leased_from(database: &Database, flavor: Flavor) -> bool {
+    let me = match flavor {
+        Flavor::MariaDb => "CONCAT(@@hostname, ':', @@port, ':', @@server_id)",
+        Flavor::MySql9 => "@@server_uuid",
+    };
+    sql_value(database, &format!("SELECT server = {me} FROM sequence.seqsvr_meta")) == "1"
+}
+
+#[test]
+fn the_first_that_answers() {
+    let database = Database::start(Flavor::MariaDb);
+    let mut gone = Database::start(Flavor::MariaDb);
+    gone.kill();
+    let setup = on(&[&gone, &database]);
+    let server = start(&setup);
+    assert_eq!(server.next(), 101);
+    let both = format!("tcp(127.0.0.1:{}), tcp(127.0.0.1:{})", gone.port(), database.port());
+    assert!(server.log().contains(&both), "{}", server.log());
+    assert_eq!(setup.run(&["sequence", "create", "orders"]).0, 0, "commands try them all too");
+    assert_eq!(server.get("/new/orders").id(), 1);
+    let (_, doctor) = setup.run(&["doctor"]);
+    assert!(doctor.contains("it can't stand in"), "{doctor}");
+}
+
+#[test]
+fn all_are_away_and_each_is_told() {
+    let (mut one, mut two) = (Database::start(Flavor::MariaDb), Database::start(Flavor::MariaDb));
+    one.kill();
+    two.kill();
+    let server = on(&[&one, &two]).start();
+    let said = eventually("it says why", || {
+        Some(server.get("/readyz").body).filter(|body| body.contains("Connection refused"))
+    });
+    for database in [&one, &two] {
+        assert!(said.contains(&format!("tcp(127.0.0.1:{})", database.port())), "{said}");
+    }
+    two.restart();
+    server.wait_until_ready();
+}
+
+#[test]
+fn a_stand_in_is_not_written_to_before_it_is_promoted() {
+    for flavor in FLAVORS {
+        let pair = Pair::start(flavor);
+        // Root may write to a server that is only that.
+        sql(&pair.replica, "SET GLOBAL read_only = 1");
+        let server = start(&on(&[&pair.replica, &pair.primary]));
+        load(&[server.port()], 4, 5_000).assert_clean(5_000);
+        assert!(is_leased_from(&pair.primary, flavor), "{flavor:?}");
+        pair.wait_until_caught_up();
+        assert!(!is_leased_from(&pair.replica, flavor), "{flavor:?}");
+        assert_eq!(leases(&server, "fenced"), 0.0, "{flavor:?}");
+    }
+}
+
+#[test]
+fn a_failover_is_followed() {
+    for flavor in FLAVORS {
+        let mut pair = Pair::start(flavor);
+        let server = start(&on(&[&pair.primary, &pair.replica]));
+        let mut all = load(&[server.port()], 4, 5_000);
+        pair.wait_until_caught_up();
+        let is_planned = flavor == Flavor::MySql9;
+        if is_planned {
+            sql(&pair.primary, "SET GLOBAL super_read_only = 1");
+            pair.wait_until_caught_up();
+        } else {
+            pair.primary.kill();
+        }
+        pair.promote();
+        all.merge(load(&[server.port()], 4, 5_000));
+        assert!(is_leased_from(&pair.replica, flavor), "{flavor:?}");
+        assert_eq!((moves(&server), leases(&server, "fenced")), (1, 1.0), "{flavor:?}: {}", server.log());
+        // It stays there, whoever comes back.
+        if !is_planned {
+            pair.primary.restart();
+            sql(&pair.primary, "SET GLOBAL read_only = 1");
+        }
+        all.merge(load(&[server.port()], 4, 5_000));
+        all.assert_clean(15_000);
+        assert_eq!(moves(&server), 1, "{flavor:?}: {}", server.log());
+    }
+}
+
+#[test]
+fn two_that_take_writes_are_refused_by_whoever_starts() {
+    for flavor in FLAVORS {
+        let pair = Pair::start(flavor);
+        let [old, new] = [(); 2].map(|()| on(&[&pair.primary, &pair.replica]));
+        let old = start(&old);
+        let mut all = load(&[old.port()], 4, 2_000);
+        pair.wait_until_caught_up();
+        pair.promote();
+        // Who has leased from one of them goes on there.
+        all.merge(load(&[old.port()], 4, 5_000));
+
+        let refused = new.start();
+        let refusal = eventually("it refuses", || {
+            Some(refused.get("/readyz"))
+                .filter(|answer| answer.status == 503 && answer.body.contains("takes writes too"))
+        });
+        assert!(refusal.body.contains("read_only"), "{refusal:?}");
+        assert!(leases(&refused, "two_writers") > 0.0);
+        let (code, doctor) = new.run(&["doctor"]);
+        assert!(code == 2 && doctor.contains("takes writes too, and is another server"), "{doctor}");
+        let (code, output) = new.run(&["fence", "default", "--skip", "1000", "--yes"]);
+        assert!(code != 0 && output.contains("takes writes too"), "{output}");
+
+        // A person decides, and all go on by themselves.
+        sql(&pair.replica, "SET GLOBAL read_only = 1");
+        refused.wait_until_ready();
+        let (_, doctor) = new.run(&["doctor"]);
+        assert!(doctor.contains("it can stand in"), "{doctor}");
+        all.merge(load(&[old.port(), refused.port()], 4, 5_000));
+        all.assert_clean(12_000);
+    }
+}
+
+#[test]
+fn the_nodes_of_a_cluster() {
+    let cluster = Cluster::start();
+    let setup = on(&[0, 1, 2].map(|i| cluster.node(i)));
+    let server = start(&setup);
+    let mut all = load(&[server.port()], 4, 2_000);
+    for i in [0, 1] {
+        cluster.isolate(i);
+        all.merge(load(&[server.port()], 4, 5_000));
+        assert_eq!(moves(&server), i + 1, "{}", server.log());
+        cluster.heal(i);
+    }
+    all.assert_clean(12_000);
+    assert_eq!(leases(&server, "fenced") + leases(&server, "two_writers"), 0.0, "{}", server.log());
+    let (code, doctor) = setup.run(&["doctor"]);
+    assert!(code < 2 && doctor.matches("of the same cluster").count() == 2, "{doctor}");
+}
