@@ -1,6 +1,6 @@
 //! The lane in front of actix: whatever comes in whatever pieces, each request is answered once, in its order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use actix_service::{Service as _, ServiceFactory as _};
 use proptest::prelude::*;
@@ -105,7 +104,15 @@ struct Connection(Pin<Box<dyn Future<Output = ()>>>);
 
 impl Connection {
     async fn open(script: Script, service: Arc<Service>) -> Self {
-        let worker = seqsvr::http::worker(service, std::future::pending);
+        Self::open_until(std::future::pending, script, service).await
+    }
+
+    /// Until `stop` the server goes on.
+    async fn open_until<Stop>(stop: impl Fn() -> Stop + Clone + 'static, script: Script, service: Arc<Service>) -> Self
+    where
+        Stop: Future<Output = ()> + 'static,
+    {
+        let worker = seqsvr::http::worker(service, stop);
         let Ok(worker) = worker.new_service(()).await else { panic!("it can be made") };
         Self(Box::pin(async move { drop(worker.call(script).await) }))
     }
@@ -304,6 +311,7 @@ fn an_answer_does_not_wait_for_the_next_request() {
 
 #[test]
 fn a_request_behind_what_the_lane_answers_has_no_more_time_than_others() {
+    // What a request may take, too.
     let most = Limits::default().keep_alive.get();
     let system = actix_web::rt::System::with_tokio_rt(|| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -315,12 +323,35 @@ fn a_request_behind_what_the_lane_answers_has_no_more_time_than_others() {
         let mut connection = Connection::open(script.clone(), service).await;
         assert!(!connection.is_closed_in(10));
         assert_eq!(bodies(&script.answers(), 1).len(), 1);
-        sleep(most - Duration::from_secs(5)).await;
+        sleep(most / 10 * 9).await;
         script.0.borrow_mut().reads.push_back(b"x".to_vec());
         assert!(!connection.is_closed_in(10), "it has some time yet");
-        sleep(Duration::from_secs(10)).await;
+        sleep(most / 5).await;
         assert!(connection.is_closed_in(10), "its time was over");
     });
+}
+
+#[test]
+fn at_the_end_of_the_server_what_was_answered_is_sent() {
+    let good = REQUESTS[0].0;
+    // It takes 10 bytes, and for some time no more.
+    let takes = [vec![10], vec![0; 20]].concat();
+    let script = Script::new(vec![[good, good, "GET /n"].concat().into_bytes()], takes);
+    let (theirs, service, is_over) = (script.clone(), pipe::service(), Rc::new(Cell::new(false)));
+    actix_web::rt::System::new().block_on(async {
+        let over = is_over.clone();
+        let stop = move || {
+            let over = over.clone();
+            std::future::poll_fn(move |_| if over.get() { Poll::Ready(()) } else { Poll::Pending })
+        };
+        let mut connection = Connection::open_until(stop, theirs, service.clone()).await;
+        assert!(!connection.is_closed_in(5));
+        service.drain();
+        is_over.set(true);
+        assert_eq!(script.answers().len(), 10);
+        assert!(connection.is_closed_in(50));
+    });
+    assert_eq!(bodies(&script.answers(), 2).len(), 2);
 }
 
 fn odd_byte() -> impl Strategy<Value = Option<u8>> {
