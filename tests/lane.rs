@@ -1,16 +1,20 @@
 //! The lane in front of actix: whatever comes in whatever pieces, each request is answered once, in its order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use actix_service::{Service as _, ServiceFactory as _};
 use proptest::prelude::*;
+use seqsvr::config::Limits;
+use seqsvr::http::Service;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::sleep;
 
 #[path = "support/filled.rs"]
 mod filled;
@@ -33,7 +37,7 @@ const REQUESTS: [(&str, &str); 10] = [
 ];
 
 /// The server's end of a connection that does as it is told: gives what came in pieces, with pauses, and takes so many
-/// bytes at once of what is written.
+/// bytes at once of what is written. An empty piece is the client's end.
 #[derive(Clone)]
 struct Script(Rc<RefCell<Lines>>);
 
@@ -44,6 +48,18 @@ struct Lines {
     answers: Vec<u8>,
 }
 
+impl Script {
+    fn new(pieces: Vec<Vec<u8>>, takes: Vec<usize>) -> Self {
+        let lines = Lines { reads: pieces.into(), takes: takes.into(), is_pause: false, answers: Vec::new() };
+        Self(Rc::new(RefCell::new(lines)))
+    }
+
+    /// What the server has written.
+    fn answers(&self) -> String {
+        String::from_utf8(self.0.borrow().answers.clone()).expect("answers are text")
+    }
+}
+
 impl AsyncRead for Script {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut lines = self.0.borrow_mut();
@@ -52,9 +68,10 @@ impl AsyncRead for Script {
             return Poll::Pending;
         }
         let Some(mut piece) = lines.reads.pop_front() else { return Poll::Pending };
+        let is_end = piece.is_empty();
         let rest = piece.split_off(piece.len().min(buffer.remaining()));
         buffer.put_slice(&piece);
-        if !rest.is_empty() {
+        if is_end || !rest.is_empty() {
             lines.reads.push_front(rest);
         }
         Poll::Ready(Ok(()))
@@ -82,25 +99,42 @@ impl AsyncWrite for Script {
     }
 }
 
-/// All that the server writes where `pieces` come and so many bytes are taken at once.
-fn answers(pieces: Vec<Vec<u8>>, takes: Vec<usize>) -> String {
+/// The server at work on one connection; it ends where the server closes.
+struct Connection(Pin<Box<dyn Future<Output = ()>>>);
+
+impl Connection {
+    async fn open(script: Script, service: Arc<Service>) -> Self {
+        Self::open_until(std::future::pending, script, service).await
+    }
+
+    /// Until `stop` the server goes on.
+    async fn open_until<Stop>(stop: impl Fn() -> Stop + Clone + 'static, script: Script, service: Arc<Service>) -> Self
+    where
+        Stop: Future<Output = ()> + 'static,
+    {
+        let worker = seqsvr::http::worker(service, stop);
+        let Ok(worker) = worker.new_service(()).await else { panic!("it can be made") };
+        Self(Box::pin(async move { drop(worker.call(script).await) }))
+    }
+
+    /// Whether it is closed, at the latest after so many polls.
+    fn is_closed_in(&mut self, polls: usize) -> bool {
+        (0..polls).any(|_| self.0.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready())
+    }
+}
+
+/// All that the server writes where `pieces` come and so many bytes are taken at once, and whether it closes then.
+fn outcome(pieces: Vec<Vec<u8>>, takes: Vec<usize>) -> (String, bool) {
     let system = actix_web::rt::System::new();
     let polls = 2 * (pieces.len() + takes.len()) + 200;
-    let lines = Lines { reads: pieces.into(), takes: takes.into(), is_pause: false, answers: Vec::new() };
-    let script = Script(Rc::new(RefCell::new(lines)));
-    let (theirs, service) = (script.clone(), pipe::service());
-    system.block_on(async move {
-        let worker = seqsvr::http::worker(service, std::future::pending);
-        let Ok(worker) = worker.new_service(()).await else { panic!("it can be made") };
-        let mut connection = Box::pin(async move { worker.call(theirs).await });
-        for _ in 0..polls {
-            if connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
-                break;
-            }
-        }
-    });
-    let answers = script.0.borrow().answers.clone();
-    String::from_utf8(answers).expect("answers are text")
+    let (script, service) = (Script::new(pieces, takes), pipe::service());
+    let theirs = script.clone();
+    let is_closed = system.block_on(async move { Connection::open(theirs, service).await.is_closed_in(polls) });
+    (script.answers(), is_closed)
+}
+
+fn answers(pieces: Vec<Vec<u8>>, takes: Vec<usize>) -> String {
+    outcome(pieces, takes).0
 }
 
 /// The bodies of so many answers; panics if there are more, or fewer and none of them said that it is the last. (actix
@@ -130,15 +164,12 @@ fn ids(body: &str) -> Vec<u64> {
     digits.map(|digits| digits.parse().expect("a number")).collect()
 }
 
-/// An answer without what differs from one to the next: the order of its headers, its date, its id's digits. And without
-/// what actix says of a connection only if its first request is none.
+/// Answers without what differs from one to the next: the order of their headers, their dates, their ids' digits. And without
+/// what actix adds to a refusal of its own, which is empty, where it has seen no good request on the connection.
 fn form(answers: &str) -> Vec<String> {
-    let is_refusal = answers.starts_with("HTTP/1.1 400 ");
-    let mut lines: Vec<String> = answers
-        .split("\r\n")
-        .filter(|line| !(line.starts_with("date: ") || is_refusal && *line == "connection: close"))
-        .map(|line| line.replace(|c: char| c.is_ascii_digit(), "#"))
-        .collect();
+    let answers = answers.replace("content-length: 0\r\nconnection: close\r\n", "content-length: 0\r\n");
+    let lines = answers.split("\r\n").filter(|line| !line.starts_with("date: "));
+    let mut lines: Vec<String> = lines.map(|line| line.replace(|c: char| c.is_ascii_digit(), "#")).collect();
     lines.sort_unstable();
     lines
 }
@@ -187,14 +218,154 @@ const LINES: [&str; 24] = [
     "X: a\rb",
 ];
 
+/// The same is sent alone, and behind what leaves the lane: then it is actix's.
+fn assert_as_actix(pieces: &[&[u8]]) {
+    let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
+    let other = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
+    let before = answers(vec![other.clone()], Vec::new()).len();
+    let (alone, behind) =
+        (outcome(pieces.clone(), Vec::new()), outcome([vec![other], pieces.clone()].concat(), Vec::new()));
+    let sent = String::from_utf8_lossy(&pieces.concat()).into_owned();
+    assert_eq!(form(&alone.0), form(&behind.0[before..]), "{sent:?}");
+    assert_eq!(alone.1, behind.1, "is it closed behind {sent:?}");
+}
+
+#[test]
+fn what_is_too_much_for_the_lane_is_not_for_the_server() {
+    for headers in [23, 24, 25, 95, 96, 97] {
+        let request = format!("GET /new HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(headers - 1));
+        assert_as_actix(&[request.as_bytes()]);
+    }
+    let good = REQUESTS[0].0.as_bytes();
+    for length in 4094..4100 {
+        let head = "GET /new HTTP/1.1\r\nHost: x\r\nX: ";
+        let request = format!("{head}{}\r\n\r\n", "y".repeat(length - head.len() - 4)).into_bytes();
+        assert_eq!(request.len(), length);
+        let (begin, rest) = request.split_at(4000);
+        for pieces in [&[&request[..]][..], &[begin, rest], &[&[good, begin].concat(), rest, good], &[&request, b""]] {
+            assert_as_actix(pieces);
+        }
+    }
+}
+
+#[test]
+fn odd_requests_and_what_follows_them() {
+    let with = |line: &[u8]| [b"GET /new HTTP/1.1\r\nHost: x\r\n", line, b"\r\n\r\n"].concat();
+    let to = |path: &[u8]| [b"GET ", path, b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
+    let good = REQUESTS[0].0.as_bytes();
+    let requests = [
+        with(b"Accept: \xff"),
+        with(b"Accept: \xff\r\nAccept: text/plain"),
+        with(b"Accept: text/plain\r\nAccept: */*"),
+        with(b"Accept:\ttext/plain\t"),
+        with(b"Accept:"),
+        with(b"Connection:"),
+        with(b"Connection: \xff, close"),
+        with(b"Connection: keep-alive\r\nConnection: keep-alive"),
+        with(b"Connection: keep-alive\r\nConnection: close"),
+        with(b"X: \0"),
+        with(b": y"),
+        to(b"/new/\xff"),
+        to("/new/\u{e9}".as_bytes()),
+        to(b"/new/%64efault"),
+        to(b"/%6eew"),
+        to(b"/new/default/"),
+        to(b"/new/../new"),
+        to(b"/new;a"),
+        [b"\r\n\n\r\n", good].concat(),
+        [b"\r", good].concat(),
+        [b" ", good].concat(),
+    ];
+    for request in requests {
+        for behind in [&b""[..], b"\r\n", b"G", b"\0", b"garbage\r\n\r\n"] {
+            let all = [&request[..], behind].concat();
+            for pieces in [&[&all[..]][..], &[&all, b""], &[good, &all], &[&[good, &all].concat(), b""]] {
+                assert_as_actix(pieces);
+            }
+        }
+    }
+}
+
+#[test]
+fn wherever_it_is_cut() {
+    let all = [0, 2, 7, 0, 8, 1].map(|number| REQUESTS[number].0).concat().into_bytes();
+    for (begin, rest) in (1..all.len()).map(|place| all.split_at(place)) {
+        for pieces in [&[begin, rest][..], &[begin, rest, b""], &[begin, b""]] {
+            assert_as_actix(pieces);
+        }
+    }
+}
+
+/// What a client sends whose second request does not end.
+const AND_A_BODY_THAT_DOES_NOT_COME: &str =
+    "GET /new HTTP/1.1\r\nHost: x\r\n\r\nPOST /new HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n";
+
+#[test]
+fn an_answer_does_not_wait_for_the_next_request() {
+    // The kernel takes it at once, or bit by bit.
+    for takes in [vec![], vec![0, 10, 0, 20]] {
+        let answers = answers(vec![AND_A_BODY_THAT_DOES_NOT_COME.into()], takes);
+        assert_eq!(bodies(&answers, 1).len(), 1);
+    }
+}
+
+#[test]
+fn a_request_behind_what_the_lane_answers_has_no_more_time_than_others() {
+    // What a request may take, too.
+    let most = Limits::default().keep_alive.get();
+    let system = actix_web::rt::System::with_tokio_rt(|| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().start_paused(true).build().expect("a runtime")
+    });
+    let script = Script::new(vec![AND_A_BODY_THAT_DOES_NOT_COME.into()], Vec::new());
+    let service = pipe::service();
+    system.block_on(async {
+        let mut connection = Connection::open(script.clone(), service).await;
+        assert!(!connection.is_closed_in(10));
+        assert_eq!(bodies(&script.answers(), 1).len(), 1);
+        sleep(most / 10 * 9).await;
+        script.0.borrow_mut().reads.push_back(b"x".to_vec());
+        assert!(!connection.is_closed_in(10), "it has some time yet");
+        sleep(most / 5).await;
+        assert!(connection.is_closed_in(10), "its time was over");
+    });
+}
+
+#[test]
+fn at_the_end_of_the_server_what_was_answered_is_sent() {
+    let good = REQUESTS[0].0;
+    // It takes 10 bytes, and for some time no more.
+    let takes = [vec![10], vec![0; 20]].concat();
+    let script = Script::new(vec![[good, good, "GET /n"].concat().into_bytes()], takes);
+    let (theirs, service, is_over) = (script.clone(), pipe::service(), Rc::new(Cell::new(false)));
+    actix_web::rt::System::new().block_on(async {
+        let over = is_over.clone();
+        let stop = move || {
+            let over = over.clone();
+            std::future::poll_fn(move |_| if over.get() { Poll::Ready(()) } else { Poll::Pending })
+        };
+        let mut connection = Connection::open_until(stop, theirs, service.clone()).await;
+        assert!(!connection.is_closed_in(5));
+        service.drain();
+        is_over.set(true);
+        assert_eq!(script.answers().len(), 10);
+        assert!(connection.is_closed_in(50));
+    });
+    assert_eq!(bodies(&script.answers(), 2).len(), 2);
+}
+
+fn odd_byte() -> impl Strategy<Value = Option<u8>> {
+    prop::option::of(prop_oneof![any::<u8>(), prop::sample::select(&b"\r\n :,/%?#\t\0"[..])])
+}
+
 proptest! {
-    /// The same request is sent alone, and behind one that leaves the lane: then it is actix's.
     #[test]
     fn the_lane_answers_nothing_that_actix_would_answer_in_another_way(
         first in 0..FIRST_LINES.len(),
         has_host in prop::bool::weighted(0.8),
         lines in proptest::collection::vec(0..LINES.len(), 0..4),
         ends in prop::sample::select(vec!["\r\n", "\r\n", "\r\n", "\n"]),
+        is_end in prop::bool::ANY,
     ) {
         let mut request = FIRST_LINES[first].to_owned();
         let host = has_host.then_some("Host: x");
@@ -202,11 +373,24 @@ proptest! {
             request = request + ends + line;
         }
         request = request + ends + ends;
-        let other = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
-        let alone = answers(vec![request.clone().into_bytes()], Vec::new());
-        let both = answers(vec![other.as_bytes().to_vec(), request.clone().into_bytes()], Vec::new());
-        let behind = &both[answers(vec![other.as_bytes().to_vec()], Vec::new()).len()..];
-        prop_assert_eq!(form(&alone), form(behind), "{:?}", request);
+        let pieces = [request.as_bytes(), b""];
+        assert_as_actix(&pieces[..=usize::from(is_end)]);
+    }
+
+    #[test]
+    fn the_lane_reads_bytes_as_actix_does(
+        number in 0..4_usize,
+        // Where, how many bytes are gone there, and what is there then.
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), 0..3_usize, odd_byte()), 1..4),
+        is_end in prop::bool::ANY,
+    ) {
+        let mut request = REQUESTS[number].0.as_bytes().to_vec();
+        for (place, gone, byte) in changes {
+            let place = place.index(request.len());
+            request.splice(place..(place + gone).min(request.len()), byte);
+        }
+        let pieces = [&request[..], b""];
+        assert_as_actix(&pieces[..=usize::from(is_end)]);
     }
 
     #[test]
@@ -216,6 +400,7 @@ proptest! {
         mixed in proptest::collection::vec(0..REQUESTS.len(), 0..6),
         pieces in proptest::collection::vec(1..200_usize, 1..60),
         takes in proptest::collection::vec(prop_oneof![Just(0_usize), 1..300_usize], 0..60),
+        is_end in prop::bool::ANY,
     ) {
         let sent: Vec<usize> = plain.into_iter().chain(mixed).collect();
         let mut bytes: Vec<u8> = sent.iter().flat_map(|&number| REQUESTS[number].0.bytes()).collect();
@@ -226,6 +411,9 @@ proptest! {
             }
             let rest = bytes.split_off(length.min(bytes.len()));
             cut.push(std::mem::replace(&mut bytes, rest));
+        }
+        if is_end {
+            cut.push(Vec::new());
         }
         let answers = answers(cut, takes);
         let bodies = bodies(&answers, sent.len());

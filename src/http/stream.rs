@@ -114,7 +114,8 @@ pub struct Stream<T> {
     /// As long as the lane has answered all that came. Then the connection is actix's for good, for only it knows
     /// what it still has to answer.
     lane: Option<Rc<Lane>>,
-    /// What the lane has answered and the kernel has not taken yet: it goes before all else.
+    /// What the lane has answered and the kernel has not taken yet: it goes before all else. Nothing is read until it is
+    /// sent, so that it is at most the answers to what is read at once, about 32 KiB.
     unsent: Vec<u8>,
     /// The beginning of a request; once the lane is left, what comes before all that is read.
     unread: Vec<u8>,
@@ -152,8 +153,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             }
             self.unsent.drain(..written);
             if self.unsent.is_empty() {
-                // Where the next request has begun, its time begins.
-                self.turn(!self.unread.is_empty());
+                // Where the next request has begun, its time begins. With one that is not the lane's, the lane was left.
+                self.turn(self.lane.is_none() || !self.unread.is_empty());
             }
         }
         Poll::Ready(Ok(()))
