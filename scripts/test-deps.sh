@@ -14,7 +14,7 @@
 #   others   nginx, haproxy, prometheus, rsync, lsof, ss, strace and libfaketime of the system
 #
 # The cache is ${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}; the
-# tests find MySQL by the same rule (tests/support/database.rs).
+# tests find MySQL by the same rule (tests/support/process.rs).
 set -euo pipefail
 
 # Servers live in sbin, which isn't on a normal user's PATH.

@@ -4,17 +4,20 @@
 //! handed out and what is held is read from the cursors when somebody scrapes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossbeam_utils::CachePadded;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::name::SequenceName;
+
+mod responses;
+use responses::STATUSES;
+pub use responses::{ResponseCounts, Route};
 
 /// From half a millisecond, a local database's commit, to the time-outs of a lease's statements. Waits are for leases.
 const LEASE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -37,58 +40,6 @@ const OUTCOMES: [&str; 15] = [
     "stale",
     "panic",
 ];
-
-/// Which handler answered; the label `route`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Route {
-    New,
-    NewSequence,
-    Metrics,
-    Livez,
-    Readyz,
-    /// All that has no handler.
-    Other,
-}
-
-impl Route {
-    const ALL: [(Self, &str); 6] = [
-        (Self::New, "/new"),
-        (Self::NewSequence, "/new/{sequence}"),
-        (Self::Metrics, "/metrics"),
-        (Self::Livez, "/livez"),
-        (Self::Readyz, "/readyz"),
-        (Self::Other, "other"),
-    ];
-}
-
-/// The statuses that are answered; the label `status`. Whatever else there may be is counted under the last.
-const STATUSES: [(u16, &str); 9] = [
-    (200, "200"),
-    (204, "204"),
-    (400, "400"),
-    (404, "404"),
-    (405, "405"),
-    (413, "413"),
-    (503, "503"),
-    (507, "507"),
-    (0, "other"),
-];
-
-/// One worker's responses by route and status: nobody else writes it, so that counting costs the hot path no more
-/// than an add to a cache line that it owns.
-#[derive(Debug, Default)]
-pub struct ResponseCounts(CachePadded<[[AtomicU64; STATUSES.len()]; Route::ALL.len()]>);
-
-impl ResponseCounts {
-    /// Counts one response.
-    #[inline]
-    pub fn count(&self, route: Route, status: u16) {
-        let column = STATUSES.iter().position(|&(known, _)| known == status).unwrap_or(STATUSES.len() - 1);
-        // Relaxed: a plain counter; a scrape may miss what is being counted just now.
-        self.0[route as usize][column].fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// The most sequences with a label of their own; the others are summed up as `(others)`.
 pub const MOST_LABELS: usize = 100;
@@ -406,76 +357,4 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scrape_has_what_was_counted_and_explains_it() {
-        let metrics = Metrics::new();
-        let default = metrics.label(&SequenceName::default());
-        let (one, two) = (metrics.worker(), metrics.worker());
-        one.count(Route::New, 200);
-        two.count(Route::New, 200);
-        two.count(Route::Other, 418);
-        metrics.lease(&default, "ok", Duration::from_millis(3), 100);
-        metrics.waited(&default, Duration::from_millis(3));
-        let sample = SequenceSample {
-            label: default,
-            handed_out: 40,
-            held: 60,
-            runway_seconds: 12.5,
-            block_size: 100,
-            waiters: 0,
-            capacity_used: 0.25,
-            high_water_mark: 201,
-        };
-        metrics.render([sample.clone()], false);
-        let text = String::from_utf8(metrics.render([sample], true)).unwrap();
-        for line in [
-            "seqsvr_ids_total{sequence=\"default\"} 40",
-            "seqsvr_ids_held{sequence=\"default\"} 60",
-            "seqsvr_runway_seconds{sequence=\"default\"} 12.5",
-            "seqsvr_capacity_used_ratio{sequence=\"default\"} 0.25",
-            "seqsvr_http_responses_total{route=\"/new\",status=\"200\"} 2",
-            "seqsvr_http_responses_total{route=\"/new\",status=\"503\"} 0",
-            "seqsvr_http_responses_total{route=\"other\",status=\"other\"} 1",
-            "seqsvr_wait_duration_seconds_bucket{sequence=\"default\",le=\"0.0025\"} 0",
-            "seqsvr_wait_duration_seconds_bucket{sequence=\"default\",le=\"0.005\"} 1",
-            "seqsvr_leases_total{outcome=\"ok\",sequence=\"default\"} 1",
-            "seqsvr_leases_total{outcome=\"panic\",sequence=\"default\"} 0",
-            "seqsvr_ready 1",
-        ] {
-            assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
-        }
-        for name in ["seqsvr_build_info", "seqsvr_lease_duration_seconds_bucket", "process_resident_memory_bytes"] {
-            assert!(text.contains(name), "no {name} in\n{text}");
-        }
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let name = line.split(['{', ' ']).next().unwrap();
-            assert!(name.starts_with("seqsvr_") || name.starts_with("process_"), "{line}");
-        }
-    }
-
-    #[test]
-    fn only_so_many_sequences_have_a_label_of_their_own() {
-        let metrics = Metrics::new();
-        let labels: Vec<Label> =
-            (0..MOST_LABELS + 50).map(|n| metrics.label(&format!("s{n}").parse().unwrap())).collect();
-        let sample = |label: &Label| SequenceSample {
-            label: label.clone(),
-            handed_out: 2,
-            held: 3,
-            runway_seconds: 1.0,
-            block_size: 100,
-            waiters: 0,
-            capacity_used: 0.0,
-            high_water_mark: 1,
-        };
-        metrics.render(labels.iter().map(sample), true);
-        let text = String::from_utf8(metrics.render(labels.iter().map(sample), true)).unwrap();
-        let series = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
-        assert_eq!(series("seqsvr_ids_total{"), MOST_LABELS + 1);
-        assert!(text.contains("seqsvr_ids_total{sequence=\"(others)\"} 100\n"), "{text}");
-        assert!(text.contains("seqsvr_ids_held{sequence=\"(others)\"} 150\n"), "{text}");
-    }
-}
+mod tests;

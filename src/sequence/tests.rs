@@ -1,10 +1,14 @@
 //! The bounded wait, batches, and refusals, in paused time.
 #![allow(clippy::float_cmp)] // exact results
 
+use std::time::Instant;
+
+use super::health::DAY;
 use super::*;
 
+use crate::buffer::Supply;
 use crate::config::Step;
-use crate::refill::policy::Policy;
+use crate::store::{Definition, ErrorKind, Leased};
 
 const LIMITS: WaitLimits = WaitLimits { time: Duration::from_millis(500), waiters: 2 };
 

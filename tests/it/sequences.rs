@@ -1,19 +1,19 @@
-//! Named sequences: the counter layout on both makes of database and on the embedded store, and what people do to them.
+//! Named sequences: the counter layout on both makes of database and on the embedded store. `commands`: what people do to
+//! them; `refusals`: what is not leased from.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::seed::SEED_TABLE;
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
-use crate::support::http::{Client, Response, get, load, load_of, load_of_until_gone};
-use crate::support::server::{Server, Setup, eventually};
+use crate::support::http::{Client, get, load, load_of};
+use crate::support::server::{Setup, eventually};
 use crate::support::{sql, sql_value};
 
-const DECLARED: &str = "sequences: {orders: {step: 10, description: \"it's ours\"}, users: }";
+mod commands;
+mod refusals;
 
-/// Those that are made, changed and deleted all the time.
-const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+const DECLARED: &str = "sequences: {orders: {step: 10, description: \"it's ours\"}, users: }";
 
 const BOTH: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
 
@@ -78,93 +78,6 @@ fn declared_ones_are_there_on_every_store() {
     }
 }
 
-/// Everything that the command line does, and a running node that follows.
-fn managed_by_the_command_line(setup: Setup) {
-    // What is held is bounded, so that the requests below use it up.
-    let setup = &setup.env("SEQSVR_REFILL__MAX_BLOCK", "50");
-    let server = setup.start();
-    let followed = |what: &str, is_so: &dyn Fn(&Response) -> bool| {
-        let since = Instant::now();
-        eventually(what, || is_so(&server.get("/new/orders")).then_some(()));
-        // At most 5 s, says the README; sequences/tests.rs holds that, for here it depends on the machine.
-        println!("{what} after {:.1} s", since.elapsed().as_secs_f64());
-    };
-    assert_eq!(server.get("/new/orders").status, 404);
-    assert!(run(setup, "sequence create orders --step 10 --first-id 500").contains("from id 500"));
-    followed("it is made", &|answer| answer.status == 200 && answer.id() >= 500);
-
-    let told = refused(setup, "sequence create orders");
-    assert!(told.contains("there is a sequence orders already"), "{told}");
-    for (arguments, wanted) in [
-        ("sequence show nothing", "there is no sequence nothing"),
-        ("sequence alter nothing --step 5", "there is no sequence nothing"),
-        ("sequence advance nothing --to 5", "there is no sequence nothing"),
-        ("sequence delete nothing --yes", "there is no sequence nothing"),
-        ("sequence delete orders", "add --yes"),
-        ("sequence alter orders --max-id 400", "leased up to"),
-        ("sequence advance orders --to 9007199254740992", "can't be 9007199254740992"),
-    ] {
-        let told = refused(setup, arguments);
-        assert!(told.contains(wanted), "{arguments}: {told}");
-    }
-    for arguments in [
-        "sequence create a/b",
-        "sequence create a --step 0",
-        "sequence alter orders",
-        "sequence advance orders --to 0",
-        "sequence alter orders --max-id 9223372036854775807",
-    ] {
-        assert_eq!(setup.run(&arguments.split(' ').collect::<Vec<_>>()).0, 78, "{arguments}");
-    }
-
-    // Advanced: what is held from before is dropped.
-    assert!(run(setup, "sequence advance orders --to 100000").contains("goes on from id 100000"));
-    followed("it is advanced", &|answer| answer.id() >= 100_000);
-    assert!(run(setup, "sequence advance orders --to 7").contains("stays there"));
-    assert!(server.metric("seqsvr_ids_lost_total{reason=\"advanced\",sequence=\"orders\"}") > 0.0);
-
-    // Altered: the largest id is leased, and then it is used up, until that is raised.
-    let next: u64 =
-        serde_json::from_str::<serde_json::Value>(&run(setup, "sequence show orders --json")).unwrap()["next_id"]
-            .as_u64()
-            .unwrap();
-    run(setup, &format!("sequence alter orders --max-id {} --step 3", next + 4));
-    followed("it is used up", &|answer| answer.status == 507 && answer.body.contains("--max-id"));
-    assert_eq!(server.get("/readyz").status, 200, "a named sequence is no reason");
-    run(setup, "sequence alter orders --max-id 9000000000000000000");
-    followed("it goes on", &|answer| answer.status == 200 && answer.id() > next + 4);
-
-    // Deleted, and made again: it goes on from where it was.
-    let last = server.get("/new/orders").id();
-    run(setup, "sequence delete orders --yes");
-    followed("it is deleted", &|answer| answer.status == 404);
-    assert!(!run(setup, "sequence list").contains("orders"));
-    assert!(run(setup, "sequence list --all").contains("(deleted)"));
-    run(setup, "sequence create orders --step 5");
-    followed("it is made again", &|answer| answer.status == 200 && answer.id() > last);
-
-    let listed = run(setup, "sequence list");
-    let names: Vec<&str> = listed.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(names, ["NAME", "default", "orders"], "{listed}");
-    assert!(refused(setup, "sequence delete default --yes").contains("default"));
-    assert_eq!(server.get("/new").status, 200);
-}
-
-#[test]
-fn managed_on_the_embedded_store() {
-    managed_by_the_command_line(Setup::embedded());
-}
-
-#[test]
-fn managed_on_mariadb() {
-    managed_by_the_command_line(Setup::seed(&Database::start(Flavor::MariaDb)));
-}
-
-#[test]
-fn managed_on_mysql_9() {
-    managed_by_the_command_line(Setup::on(&Database::start(Flavor::MySql9), COUNTER));
-}
-
 #[test]
 fn a_flood_of_unknown_names_does_not_reach_the_database() {
     let database = Database::start(Flavor::MariaDb);
@@ -217,68 +130,6 @@ fn default_begins_in_the_counter_layout_where_it_is_declared() {
         // Another node finds it so, declared or not.
         assert!(Setup::seed(&database).start().next() > 5_000);
     }
-}
-
-#[test]
-fn default_moves_to_the_counter_layout_under_load() {
-    for flavor in BOTH {
-        let database = Database::start(flavor);
-        sql(&database, &format!("USE sequence; {SEED_TABLE}"));
-        // Small blocks, so that many leases are under way.
-        let setup = || Setup::seed(&database).patient().env("SEQSVR_STEP", "2").env("SEQSVR_REFILL__MAX_BLOCK", "200");
-        let setups = [setup(), setup()];
-        let nodes = setups.each_ref().map(Setup::start);
-        let ports = nodes.each_ref().map(Server::port);
-        let undeclared = Setup::on(&database, COUNTER).env("SEQSVR_STEP", "2");
-        let (code, output) = undeclared.run(&[]);
-        assert!(code == 78 && output.contains("seqsvr migrate --counter"), "{output}");
-
-        // The nodes go in, so that a panic ends them, and with them the load.
-        let (setups, undeclared) = (&setups, &undeclared);
-        let all = std::thread::scope(move |scope| {
-            let mut nodes = nodes;
-            let load = scope.spawn(move || load_of_until_gone("/new", &ports, 8));
-            std::thread::sleep(Duration::from_millis(500));
-            assert!(refused(&setups[0], "migrate --counter").contains("--yes"));
-            let told = run(undeclared, "migrate --counter --yes");
-            assert!(told.contains("goes on from id") && told.contains("generator_table_moved"), "{told}");
-            let moved: u64 =
-                told.split("from id ").nth(1).and_then(|rest| rest.split(';').next()).unwrap().parse().unwrap();
-            for node in &nodes {
-                eventually("it follows", || (node.next() >= moved).then_some(()));
-            }
-            std::thread::sleep(Duration::from_millis(500));
-            nodes.iter_mut().for_each(Server::kill);
-            load.join().expect("the load's thread")
-        });
-        let verdict = all.verdict();
-        println!("{flavor:?}: {verdict}");
-        assert_eq!((verdict.repeats, verdict.errors, &verdict.first_error), (0, 0, &None));
-        assert!(verdict.ids > 1_000, "{verdict}");
-        assert!(refused(&setups[0], "migrate --counter --yes").contains("already"));
-        // Ended before its last step, it is run again.
-        sql(&database, "RENAME TABLE sequence.generator_table_moved TO sequence.generator_table");
-        assert!(run(&setups[0], "migrate --counter --yes").contains("generator_table_moved"));
-        // The table that a Go server would lease from is not there.
-        assert!(sql(&database, "SHOW TABLES FROM sequence LIKE 'generator_table'").is_empty());
-        let mut more = all;
-        more.merge(load(&[setups[0].start().port(), undeclared.start().port()], 8, 2_000));
-        assert_eq!((more.verdict().repeats, more.verdict().errors), (0, 0));
-    }
-}
-
-#[test]
-fn a_move_that_was_interrupted_is_run_again() {
-    let database = Database::start(Flavor::MariaDb);
-    let setup = Setup::seed(&database);
-    let server = setup.start();
-    let last = server.next();
-    sql(&database, "UPDATE sequence.seqsvr_meta SET state = 'migrating'");
-    let ids = load(&[server.port()], 1, 150);
-    assert!(ids.verdict().errors > 0, "nobody leases in between");
-    run(&setup, "migrate --counter --yes");
-    server.wait_until_ready();
-    assert!(server.next() > ids.ids().iter().copied().max().unwrap().max(last));
 }
 
 #[test]
@@ -348,86 +199,6 @@ fn whoever_stops_first_and_starts_first_nobody_is_alarmed() {
 }
 
 #[test]
-fn a_restored_row_of_an_earlier_incarnation_is_refused_by_all() {
-    let database = Database::start(Flavor::MariaDb);
-    let setups = [(); 2].map(|()| Setup::on(&database, COUNTER));
-    let server = setups[0].start();
-    assert_eq!(server.next(), 11);
-    run(&setups[0], "sequence advance default --to 5000");
-    eventually("it follows", || (server.next() >= 5_000).then_some(()));
-    sql(&database, "UPDATE sequence.seqsvr_sequence SET next_id = 21, incarnation = 1");
-    let ids = load(&[server.port()], 1, 40);
-    assert!(ids.verdict().errors > 0);
-    let refusal = setups[1].start().get("/new");
-    assert!(refusal.status == 503 && refusal.body.contains("went back"), "one that remembers nothing: {refusal:?}");
-}
-
-#[test]
-fn a_rewind_is_found_where_the_tail_did_not_go_back() {
-    let database = Database::start(Flavor::MariaDb);
-    let setups = [(); 2].map(|()| Setup::on(&database, COUNTER));
-    let mut first = setups[0].start();
-    assert_eq!(first.next(), 11);
-    let second = setups[1].start();
-    assert_eq!(second.next(), 21);
-    assert!(first.stop().success());
-    assert!(first.log().contains("given_back=0"), "somebody leased behind it: {}", first.log());
-    drop(second);
-    sql(&database, "UPDATE sequence.seqsvr_sequence SET next_id = 15");
-    let refusal = setups[0].start().get("/new");
-    assert!(refusal.status == 503 && refusal.body.contains("went back"), "{refusal:?}");
-}
-
-#[test]
-fn another_database_behind_the_same_name_gets_no_lease() {
-    let (database, other) = (Database::start(Flavor::MariaDb), Database::start(Flavor::MariaDb));
-    assert_eq!(Setup::on(&other, COUNTER).start().next(), 11);
-    let server = Setup::on(&database, COUNTER).start();
-    assert_eq!(server.next(), 11);
-    // As if the name of the server led elsewhere now, while nothing failed: the same server by its identity, another store.
-    let theirs = sql_value(&other, "SELECT store_id FROM sequence.seqsvr_meta");
-    let ours = sql_value(&database, "SELECT store_id FROM sequence.seqsvr_meta");
-    sql(&database, &format!("UPDATE sequence.seqsvr_sequence SET server = REPLACE(server, '{ours}', '{theirs}')"));
-    assert!(row(&database, "server", "default").ends_with(&theirs), "the store is a part of it");
-    let ids = load(&[server.port()], 1, 40);
-    assert!(ids.verdict().errors > 0, "{}", ids.verdict());
-}
-
-#[test]
-fn a_lost_table_is_not_made_anew() {
-    for (lost, wanted) in
-        [("seqsvr_sequence", "seqsvr_sequence is gone"), ("seqsvr_meta", "seqsvr_meta, or its row, is gone")]
-    {
-        let database = Database::start(Flavor::MariaDb);
-        assert_eq!(Setup::on(&database, COUNTER).start().next(), 11);
-        sql(&database, &format!("DROP TABLE sequence.{lost}"));
-        // One that remembers nothing.
-        let (code, output) = Setup::on(&database, COUNTER).run(&[]);
-        assert!(code == 78 && output.contains(wanted), "{lost}: {code}, {output}");
-    }
-    let database = Database::start(Flavor::MariaDb);
-    let setup = Setup::on(&database, DECLARED);
-    assert_eq!(setup.start().get("/new/orders").id(), 1);
-    sql(&database, "DROP TABLE sequence.seqsvr_sequence");
-    let server = Setup::on(&database, DECLARED).start();
-    let refusal = server.get("/new/orders");
-    assert!(refusal.status == 503 && refusal.body.contains("seqsvr_sequence is gone"), "{refusal:?}");
-    assert_eq!(server.get("/new").status, 200, "default is elsewhere");
-}
-
-#[test]
-fn looking_makes_nothing() {
-    let setup = Setup::embedded();
-    let (code, output) = setup.run(&["sequence", "list"]);
-    assert!(code == 78 && output.contains("there is no data/seqsvr.db yet"), "{output}");
-    assert!(!setup.folder().join("data").exists());
-    let database = Database::start(Flavor::MySql9);
-    let (code, output) = Setup::seed(&database).run(&["sequence", "list"]);
-    assert!(code == 78 && output.contains("no seqsvr has used this database yet"), "{output}");
-    assert!(sql(&database, "SHOW TABLES FROM sequence").is_empty());
-}
-
-#[test]
 fn a_tail_does_not_go_back_to_a_sequence_that_was_made_again() {
     let setup = Setup::embedded();
     run(&setup, "sequence create orders --step 10");
@@ -440,51 +211,6 @@ fn a_tail_does_not_go_back_to_a_sequence_that_was_made_again() {
     // What it held is a gap: [2, 11), and what it may have leased in the seconds since.
     let next = setup.start().get("/new/orders").id();
     assert!(next >= 11, "{next} was held when the sequence was deleted");
-}
-
-#[test]
-fn a_counter_that_went_back_is_refused_by_all() {
-    for flavor in BOTH {
-        let database = Database::start(flavor);
-        let setups = [(); 2].map(|()| Setup::on(&database, COUNTER).patient().env("SEQSVR_REFILL__MAX_BLOCK", "2000"));
-        let busy = setups[0].start();
-        let mut all = load(&[busy.port()], 4, 5_000);
-        sql(&database, "UPDATE sequence.seqsvr_sequence SET next_id = 50");
-        let ready = eventually("it finds out", || {
-            all.merge(load(&[busy.port()], 4, 100));
-            let ready = busy.get("/readyz");
-            ready.body.contains("went back").then_some(ready)
-        });
-        assert!(busy.metric("seqsvr_leases_total{outcome=\"regressed\"") > 0.0);
-        // One that remembers nothing.
-        let new = setups[1].start();
-        let refusal = new.get("/new");
-        assert!(refusal.status == 503 && refusal.body.contains("went back"), "{refusal:?}");
-        crate::mysql::fence(&setups[0], &ready.body, crate::mysql::highest_leased(&ready.body));
-        new.wait_until_ready();
-        eventually("the busy one goes on too", || {
-            all.merge(load(&[busy.port()], 4, 100));
-            (!busy.get("/readyz").body.contains("leasing fails")).then_some(())
-        });
-        all.merge(load(&[busy.port(), new.port()], 4, 2_000));
-        assert_eq!(all.verdict().repeats, 0, "{:?}", all.verdict());
-    }
-}
-
-#[test]
-fn a_counter_of_another_server_is_refused() {
-    let database = Database::start(Flavor::MySql9);
-    let setup = Setup::on(&database, COUNTER);
-    let server = setup.start();
-    assert_eq!(server.next(), 11);
-    sql(&database, "UPDATE sequence.seqsvr_sequence SET server = 'the old primary'");
-    let rest = load(&[server.port()], 1, 40);
-    assert_eq!((rest.verdict().repeats, rest.verdict().errors > 0), (0, true));
-    let refusal = server.get("/new");
-    assert!(refusal.body.contains("the old primary") && refusal.body.contains("seqsvr fence default"), "{refusal:?}");
-    crate::mysql::fence(&setup, &refusal.body, 999);
-    server.wait_until_ready();
-    assert_eq!(server.next(), 1_000);
 }
 
 #[test]
@@ -542,89 +268,4 @@ fn a_database_that_was_read_only_is_found_writable_again() {
     sql(&database, "SET GLOBAL read_only = 0");
     server.wait_until_ready();
     assert!(server.next() > *ids.ids().last().unwrap());
-}
-
-#[test]
-fn an_account_that_may_not_create_is_told_what_to_run() {
-    let database = Database::start(Flavor::MySql9);
-    assert_eq!(Setup::seed(&database).start().next(), 101);
-    sql(&database, "CREATE USER 'ids'@'%'; GRANT SELECT, INSERT, UPDATE, DELETE ON sequence.* TO 'ids'@'%'");
-    let setup = Setup::seed(&database).env("SEQSVR_MYSQL__USER", "ids");
-    let (code, output) = setup.run(&["sequence", "create", "orders"]);
-    assert!(code == 78 && output.contains("CREATE TABLE IF NOT EXISTS seqsvr_sequence"), "{output}");
-    let server = setup.start();
-    assert_eq!(server.get("/new/orders").status, 404, "no table, no sequence");
-    // What an administrator runs as it is printed is enough, for the counter layout of a new database too.
-    sql(&database, "DROP DATABASE sequence; CREATE DATABASE sequence");
-    let setup = Setup::on(&database, COUNTER).env("SEQSVR_MYSQL__USER", "ids");
-    let (code, output) = setup.run(&[]);
-    let (_, ddl) = output.rsplit_once("run:\n").unwrap_or_else(|| panic!("{output}"));
-    assert_eq!(code, 78);
-    sql(&database, &format!("USE sequence; {ddl}"));
-    assert_eq!(setup.start().next(), 11);
-    assert_eq!(setup.start().get("/new").status, 200);
-}
-
-#[test]
-fn two_nodes_and_the_command_line_at_once() {
-    for flavor in BOTH {
-        let database = Database::start(flavor);
-        let setups = [(); 2].map(|()| Setup::on(&database, COUNTER).patient());
-        let nodes = setups.each_ref().map(Setup::start);
-        let ports = nodes.each_ref().map(Server::port);
-        let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let by_name = std::thread::scope(|scope| {
-            let stopping = StopAtEnd(&stop);
-            for offset in 0..3 {
-                let (setup, stop, done) = (&setups[offset % 2], &stop, &done);
-                scope.spawn(move || {
-                    for n in 0.. {
-                        let name = NAMES[(n + offset) % NAMES.len()];
-                        let size = 1 + (n * 7 + offset) % 50;
-                        let arguments = match (n + 2 * offset) % 4 {
-                            0 | 1 => format!("sequence create {name} --step {size}"),
-                            2 => format!("sequence alter {name} --step {size}"),
-                            _ => format!("sequence delete {name} --yes"),
-                        };
-                        let (code, told) = setup.run(&arguments.split(' ').collect::<Vec<_>>());
-                        let is_conflict = told.contains("already") || told.contains("there is no sequence");
-                        assert!(code == 0 || (code == 1 && is_conflict), "{arguments}: {code}, {told}");
-                        done.fetch_add(1, Ordering::Relaxed);
-                        if stop.load(Ordering::Relaxed) {
-                            return;
-                        }
-                    }
-                });
-            }
-            let loads: Vec<_> = NAMES
-                .iter()
-                .map(|name| {
-                    let stop = &stop;
-                    scope.spawn(move || {
-                        let mut clients = ports.map(Client::connect);
-                        let mut all = Checker::default();
-                        while !stop.load(Ordering::Relaxed) {
-                            for client in &mut clients {
-                                let answer = client.get(&format!("/new/{name}"));
-                                match answer.status {
-                                    200 => all.add([answer.id()]),
-                                    404 => std::thread::sleep(Duration::from_millis(1)),
-                                    _ => all.error(format!("{answer:?}")),
-                                }
-                            }
-                        }
-                        all
-                    })
-                })
-                .collect();
-            eventually("enough was changed", || (done.load(Ordering::Relaxed) > 60).then_some(()));
-            drop(stopping);
-            loads.into_iter().map(|load| load.join().expect("a load's thread")).collect::<Vec<_>>()
-        });
-        for all in by_name {
-            let verdict = all.verdict();
-            println!("{flavor:?}: {verdict}");
-            assert_eq!((verdict.repeats, verdict.errors, &verdict.first_error), (0, 0, &None));
-        }
-    }
 }

@@ -7,7 +7,8 @@ use std::env;
 use std::ffi::OsString;
 use std::iter;
 
-use super::database::{Database, Flavor, free_port, unpacked};
+use super::database::{Database, Flavor};
+use super::process::{free_port, unpacked};
 use super::server::eventually;
 use super::sql;
 

@@ -5,6 +5,7 @@ pub mod database;
 pub mod figures;
 pub mod galera;
 pub mod http;
+mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod replica;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::database::{free_port, guarded, log_to, path_arg, spawn, system_program, tail};
+use super::process::{free_port, guarded, log_to, path_arg, spawn, system_program, tail};
 
 /// How often it scrapes.
 pub const SCRAPE_INTERVAL: Duration = Duration::from_secs(1);

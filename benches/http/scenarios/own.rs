@@ -1,5 +1,6 @@
 //! seqsvr against itself: what it does with many ids, many connections, small steps, names and metrics.
 
+use super::open_table;
 use crate::bench::Bench;
 use crate::load::most_connections;
 use crate::protocol::Protocol;
@@ -189,22 +190,4 @@ pub fn scraped(bench: &mut Bench) {
         deviation(aa),
         "x",
     ));
-}
-
-fn open_table(bench: &mut Bench, entries: &[Entry<'_>]) {
-    let rows: Vec<Vec<String>> = entries
-        .iter()
-        .map(|entry| {
-            row(&[
-                &entry.name,
-                &figure(entry.of_open(cpu)),
-                &figure(entry.of_open(|sample| sample.p50_ms)),
-                &figure(entry.of_open(|sample| sample.p99_ms)),
-                &figure(entry.of_open(|sample| sample.p999_ms)),
-                &short(entry.of_open(|sample| sample.lateness_p99_ms).median),
-            ])
-        })
-        .collect();
-    let head = ["", "us of processor time a request", "p50 ms", "p99 ms", "p99.9 ms", "generator late p99 ms"];
-    bench.report.table(&head, &rows);
 }

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use super::open_table;
 use crate::bench::{Aa, Bench};
 use crate::plot::Panel;
 use crate::report::{Bound, figure, row, thousands};
@@ -64,7 +65,7 @@ pub fn new(bench: &mut Bench) {
     rounds::run(bench, &mut entries, plan);
     bench.report.heading(&format!("`GET /new`, {CONNECTIONS} connections"));
     describe_pace(bench, rate, plan.count, "Each connection has one request in flight.");
-    paced_table(bench, &entries);
+    open_table(bench, &entries);
     capacity_table(bench, &entries);
 
     let aa = a_against_a(bench, &entries);
@@ -108,7 +109,7 @@ pub fn pipelined(bench: &mut Bench) {
         plan.count,
         "Each connection sends 16 requests in one write, and the next once all are answered.",
     );
-    paced_table(bench, &entries);
+    open_table(bench, &entries);
     capacity_table(bench, &entries);
 
     let aa = a_against_a(bench, &entries);
@@ -147,7 +148,7 @@ pub fn peers(bench: &mut Bench) {
         "Prepared statements; sequences with a cache of 1000. Redis keeps nothing on disk; `UPDATE ... LAST_INSERT_ID` waits for the \
          disk at each id, and takes part in the closed loop only.",
     );
-    paced_table(bench, &entries);
+    open_table(bench, &entries);
     capacity_table(bench, &entries);
     for (name, what) in [(NEXTVAL, "MariaDB's `NEXTVAL`"), (POSTGRES, "Postgres' `nextval`")] {
         let what = format!("`GET /new`: requests/s, of {what}");
@@ -181,26 +182,6 @@ fn describe_pace(bench: &mut Bench, rate: f64, count: usize, what: &str) {
         "{what} Medians of {count} shuffled rounds. At the same rate, {rate:.0} requests/s (half of what the slowest here can do), timed \
          from when each was due:"
     ));
-}
-
-fn paced_table(bench: &mut Bench, entries: &[Entry<'_>]) {
-    let head = ["", "us of processor time a request", "p50 ms", "p99 ms", "p99.9 ms", "MiB", "generator late p99 ms"];
-    let rows: Vec<Vec<String>> = entries
-        .iter()
-        .filter(|entry| !entry.open.is_empty())
-        .map(|entry| {
-            row(&[
-                &entry.name,
-                &figure(entry.of_open(|sample| sample.cpu)),
-                &figure(entry.of_open(|sample| sample.p50_ms)),
-                &figure(entry.of_open(|sample| sample.p99_ms)),
-                &figure(entry.of_open(|sample| sample.p999_ms)),
-                &short(entry.of_open(|sample| sample.resident_mib).median),
-                &short(entry.of_open(|sample| sample.lateness_p99_ms).median),
-            ])
-        })
-        .collect();
-    bench.report.table(&head, &rows);
 }
 
 fn capacity_table(bench: &mut Bench, entries: &[Entry<'_>]) {

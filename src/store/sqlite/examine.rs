@@ -8,7 +8,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::super::capacity::{self, Counter, Fences};
 use super::super::finding::{self, Expected, Finding};
-use super::{BUSY_TIMEOUT, NO_SERVER, SCHEMA_VERSION};
+use super::NO_SERVER;
+use super::open::{BUSY_TIMEOUT, SCHEMA_VERSION};
 use crate::config::LARGEST_MAX_ID;
 
 /// So many sequences are looked at.
