@@ -63,9 +63,11 @@ fn alerts() -> Vec<Alert> {
 }
 
 #[test]
-fn promtool_accepts_the_rules_and_their_tests() {
+fn promtool_accepts_the_rules_and_their_tests_and_who_reads_them() {
     let folder = project("deploy/prometheus");
-    for arguments in [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]] {
+    for arguments in
+        [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"], ["check", "config", "prometheus.yml"]]
+    {
         let (is_right, said) = promtool(&arguments, &folder, "");
         assert!(is_right, "{arguments:?}: {said}");
     }
