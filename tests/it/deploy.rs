@@ -162,8 +162,8 @@ fn the_secrets_of_compose_are_made_once() {
     let different: BTreeSet<&str> = made.iter().map(|(_, secret)| secret.trim()).collect();
     assert!(different.len() == made.len() && different.iter().all(|secret| secret.len() >= 32), "{different:?}");
     for (path, _) in &made {
-        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(path), mode(path.parent().unwrap())), (0o644, 0o700), "{}", path.display());
+        let permissions = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((permissions(path), permissions(path.parent().unwrap())), (0o644, 0o700), "{}", path.display());
     }
     assert!(text(".gitignore").lines().any(|line| line == "/deploy/secrets"));
     run();
