@@ -5,59 +5,35 @@
 #   compose.yaml     check-jsonschema, by compose-spec's schema; docker-compose, that names lead somewhere
 #   kubernetes/      kubectl kustomize, then kubernetes-validate by the strict schemas of two releases
 #   seqsvr.service   systemd-analyze verify, and security: below 2.5 of 10
+#   scripts          shellcheck, all of this repository's
 #
-# That seqsvr itself takes the configurations there is tests/it/deploy.rs.
-set -euo pipefail
+# That seqsvr itself takes the configurations there, and that the files fit each other, is tests/it/deploy.rs.
+source "$(dirname "$0")/lib.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-export LC_ALL=C DEBIAN_FRONTEND=noninteractive
-
-cache=${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}/deploy-check
+tools=$cache/deploy-check
 python_packages=(check-jsonschema==0.39.0 kubernetes-validate==1.37.0)
 # The oldest that kustomization.yaml names, and the newest that the validator knows.
 kubernetes=(1.27 1.37)
 # In tenths.
 most_exposure=24
 
-mkdir -p "$cache"
-work=$(mktemp -d)
-log=$work/log
-finish() {
-    local status=$?
-    if [[ $status -ne 0 && -s $log ]]; then tail -n 40 "$log" >&2; fi
-    rm -rf "$work"
-}
-trap finish EXIT
-
-die() {
-    echo "deploy-check: $*" >&2
-    exit 1
-}
-
 install_tools() {
-    local tool missing=()
-    for tool in docker-compose:docker-compose kubectl:kubernetes-client systemd-analyze:systemd; do
-        command -v "${tool%:*}" >/dev/null || missing+=("${tool#*:}")
-    done
+    local missing
+    mapfile -t missing < <(missing_of docker-compose:docker-compose kubectl:kubernetes-client systemd-analyze:systemd \
+        shellcheck:shellcheck)
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-    if [[ ${#missing[@]} -gt 0 ]]; then
-        if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
-            die "these are missing, by the names of Debian's packages: ${missing[*]}"
-        fi
-        echo "deploy-check: installing ${missing[*]}" >&2
-        apt-get -o DPkg::Lock::Timeout=300 update >>"$log" 2>&1
-        apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" >>"$log" 2>&1
-    fi
-    if [[ "$(cat "$cache/packages" 2>/dev/null)" != "${python_packages[*]}" ]]; then
-        echo "deploy-check: installing ${python_packages[*]}" >&2
-        python3 -m venv --clear "$cache/venv" >>"$log" 2>&1
-        "$cache/venv/bin/pip" install --quiet "${python_packages[@]}" >>"$log" 2>&1
-        echo "${python_packages[*]}" >"$cache/packages"
+    if [[ ${#missing[@]} -gt 0 ]]; then install_packages "${missing[@]}"; fi
+    if [[ "$(cat "$tools/packages" 2>/dev/null)" != "${python_packages[*]}" ]]; then
+        say "installing ${python_packages[*]}"
+        python3 -m venv --clear "$tools/venv" >>"$log" 2>&1
+        "$tools/venv/bin/pip" install --quiet "${python_packages[@]}" >>"$log" 2>&1
+        echo "${python_packages[*]}" >"$tools/packages"
     fi
 }
 
 check_compose() {
-    "$cache/venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml >>"$log" 2>&1
+    "$tools/venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml >>"$log" 2>&1
     docker-compose -f deploy/compose.yaml config --quiet >>"$log" 2>&1
     echo "ok  deploy/compose.yaml"
 }
@@ -73,7 +49,7 @@ check_kubernetes() {
         [[ $(grep -c ": $name\$" "$work/manifests.yaml") -eq 2 ]] || die "nothing in deploy/kubernetes uses $name"
     done < <(sed -nE 's/^  name: (.*-[0-9a-z]{10})$/\1/p' "$work/manifests.yaml" | grep .)
     for version in "${kubernetes[@]}"; do
-        "$cache/venv/bin/kubernetes-validate" --strict -k "$version" "$work/manifests.yaml" >>"$log" 2>&1
+        "$tools/venv/bin/kubernetes-validate" --strict -k "$version" "$work/manifests.yaml" >>"$log" 2>&1
         echo "ok  deploy/kubernetes, $(grep -c '^kind:' "$work/manifests.yaml") resources, by Kubernetes $version"
     done
 }
@@ -91,3 +67,5 @@ install_tools
 check_compose
 check_kubernetes
 check_systemd
+shellcheck deploy/*.sh scripts/*.sh .ci/run >>"$log" 2>&1
+echo "ok  scripts"

@@ -8,7 +8,7 @@
 #
 # It goes on from fuzz/corpus, which it fills and git does not keep, and from fuzz/seeds. An input that breaks something
 # is in fuzz/artifacts: mend it, and add the input to fuzz/seeds, which `make test` tries too.
-set -euo pipefail
+source "$(dirname "$0")/lib.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 seconds=${FUZZ_SECONDS:-60}
@@ -16,15 +16,7 @@ targets=("$@")
 if [[ ${#targets[@]} -eq 0 ]]; then targets=(query config node); fi
 
 # libFuzzer is C++.
-if ! command -v "${CXX:-c++}" >/dev/null; then
-    if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
-        echo "fuzz: there is no C++ compiler (on Debian, as root: apt-get install g++)" >&2
-        exit 1
-    fi
-    echo "fuzz: installing g++" >&2
-    apt-get update -q >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ >&2
-fi
+command -v "${CXX:-c++}" >/dev/null || install_packages g++
 
 for target in "${targets[@]}"; do
     mkdir -p "fuzz/corpus/$target"

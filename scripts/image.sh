@@ -7,11 +7,8 @@
 #   build   buildah, with chroot isolation
 #   tried   with the image's entrypoint, user and environment, on a root that is read-only and has no shell, in a network
 #           of its own: /new, the health check, a stop, a start on the same volume; and the size
-set -euo pipefail
+source "$(dirname "$0")/lib.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
 # What the image may have above its base.
 most_bytes=$((30 * 1000 * 1000))
@@ -21,42 +18,16 @@ rust=docker.io/library/rust:1-slim-$release
 image=localhost/seqsvr:tried
 url=http://127.0.0.1:8000
 
-work=
 server=
 
-finish() {
-    local status=$?
+clean_up() {
     if [[ -n $server ]]; then kill -KILL "$server" 2>/dev/null || true; fi
-    if [[ -n $work ]]; then
-        if [[ $status -ne 0 && -s $work/log ]]; then
-            echo "image: failed; the end of what was printed:" >&2
-            tail -n 40 "$work/log" >&2
-        fi
-        run_buildah umount --all >/dev/null 2>&1 || true
-        rm -rf "$work"
-    fi
-}
-trap finish EXIT
-
-die() {
-    echo "image: $*" >&2
-    exit 1
+    if command -v buildah >/dev/null; then run_buildah umount --all >/dev/null 2>&1 || true; fi
 }
 
 # With a store of its own; vfs mounts nothing that could stay behind.
 run_buildah() {
     buildah --root "$work/store" --runroot "$work/run" --storage-driver vfs "$@"
-}
-
-install_tools() {
-    local tool missing=()
-    for tool in buildah:buildah debootstrap:debootstrap curl:curl jq:jq nsenter:util-linux ip:iproute2; do
-        command -v "${tool%:*}" >/dev/null || missing+=("${tool#*:}")
-    done
-    [[ ${#missing[@]} -gt 0 ]] || return 0
-    echo "image: installing ${missing[*]}" >&2
-    apt-get update >>"$work/log" 2>&1
-    apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" >>"$work/log" 2>&1
 }
 
 bytes_of() {
@@ -66,28 +37,28 @@ bytes_of() {
 # Debian as the name $base has it, if not as slim; the size is above it, so that does not matter.
 make_base() {
     local container root
-    echo "image: $base, by debootstrap" >&2
+    say "$base, by debootstrap"
     container=$(run_buildah from scratch)
     root=$(run_buildah mount "$container")
-    debootstrap --variant=minbase "$release" "$root" >>"$work/log" 2>&1
+    debootstrap --variant=minbase "$release" "$root" >>"$log" 2>&1
     rm -rf "$root"/var/cache/apt/archives/*.deb
     base_bytes=$(bytes_of "$root")
-    run_buildah umount "$container" >>"$work/log"
+    run_buildah umount "$container" >>"$log"
     run_buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
-    run_buildah commit --quiet --rm "$container" "$base" >>"$work/log" 2>&1
+    run_buildah commit --quiet --rm "$container" "$base" >>"$log" 2>&1
 }
 
 # The same with a C compiler; /opt/rust and /opt/cargo/registry are mounted when it is used.
 make_rust() {
     local container
-    echo "image: $rust, with $(rustc --version)" >&2
+    say "$rust, with $(rustc --version)"
     container=$(run_buildah from --pull-never "$base")
     run_buildah run --isolation chroot "$container" -- sh -c \
-        'apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >>"$work/log" 2>&1
+        'apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >>"$log" 2>&1
     run_buildah config --env CARGO_HOME=/opt/cargo --env CARGO_NET_OFFLINE=true \
         --env PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
     if [[ -n ${CARGO_BUILD_JOBS:-} ]]; then run_buildah config --env CARGO_BUILD_JOBS="$CARGO_BUILD_JOBS" "$container"; fi
-    run_buildah commit --quiet --rm "$container" "$rust" >>"$work/log" 2>&1
+    run_buildah commit --quiet --rm "$container" "$rust" >>"$log" 2>&1
 }
 
 build_image() {
@@ -96,11 +67,11 @@ build_image() {
     for file in config.toml config; do
         if [[ -f $cargo_home/$file ]]; then settings+=(--volume "$cargo_home/$file:/opt/cargo/$file:ro"); fi
     done
-    cargo fetch --locked --target "$(rustc --version --verbose | sed -n 's/^host: //p')" >>"$work/log" 2>&1
-    echo "image: building, for minutes" >&2
+    cargo fetch --locked --target "$(rustc --version --verbose | sed -n 's/^host: //p')" >>"$log" 2>&1
+    say "building, for minutes"
     run_buildah bud --isolation chroot --pull-never --format docker --tag "$image" \
         --volume "$(rustc --print sysroot):/opt/rust:ro" --volume "$cargo_home/registry:/opt/cargo/registry:ro" \
-        "${settings[@]}" --file Dockerfile . >>"$work/log" 2>&1
+        "${settings[@]}" --file Dockerfile . >>"$log" 2>&1
 }
 
 # Prints what jq finds in the image's configuration, a line each.
@@ -125,7 +96,7 @@ in_container='
 start() {
     env -i "${environment[@]}" unshare --mount --net --ipc --uts --propagation private \
         bash -c "$in_container" bash "$root" "$work/data" "$volume" "$user" "$group" "${entrypoint[@]}" "${arguments[@]}" \
-        >>"$work/log" 2>&1 &
+        >>"$log" 2>&1 &
     server=$!
     # A minute, for a machine that is busy.
     for ((try = 0; try < 600; try++)); do
@@ -203,8 +174,8 @@ try_image() {
 if [[ $EUID -ne 0 || ! -e /etc/debian_version ]]; then
     die "this needs root, on Debian; with Docker: docker build -t seqsvr ."
 fi
-work=$(mktemp -d)
-install_tools
+mapfile -t missing < <(missing_of buildah:buildah debootstrap:debootstrap curl:curl jq:jq nsenter:util-linux ip:iproute2)
+if [[ ${#missing[@]} -gt 0 ]]; then install_packages "${missing[@]}"; fi
 make_base
 make_rust
 build_image

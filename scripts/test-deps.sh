@@ -3,8 +3,7 @@
 # machine, and prints their versions. When they are, it changes nothing and asks
 # no network.
 #
-#   MariaDB  mariadbd of the system; the package mariadb-server-core has the
-#            programs only, so no service starts on its account
+#   MariaDB  mariadbd of the system
 #   MySQL 9  no Debian release has it, unstable does: its packages and all their
 #            libraries, libc included, are unpacked into a cache folder and run
 #            from there by their own loader; the system isn't touched
@@ -15,37 +14,15 @@
 #
 # The cache is ${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}; the
 # tests find MySQL by the same rule (tests/support/process.rs).
-set -euo pipefail
+source "$(dirname "$0")/lib.sh"
 
-# Servers live in sbin, which isn't on a normal user's PATH.
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-export LC_ALL=C DEBIAN_FRONTEND=noninteractive
-
-cache=${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}
 mkdir -p "$cache/mysql"
-cache=$(cd "$cache" && pwd)
 mysql_root=$cache/mysql/root
 galera_root=$cache/galera/root
-policy=/usr/sbin/policy-rc.d
-log=$cache/test-deps.log
-: >"$log"
-work=
-made_policy=
-
-finish() {
-    local status=$?
-    if [[ $status -ne 0 && -s $log ]]; then
-        echo "test-deps: failed; the end of $log:" >&2
-        tail -n 40 "$log" >&2
-    fi
-    if [[ -n $work ]]; then rm -rf "$work"; fi
-    if [[ -n $made_policy ]]; then rm -f "$policy"; fi
-}
-trap finish EXIT
-
-die() {
-    echo "test-deps: $*" >&2
-    exit 1
+# Where something is fetched: beside where it goes, for the rename at the end to be atomic.
+fetched=
+clean_up() {
+    if [[ -n $fetched ]]; then rm -rf "$fetched"; fi
 }
 
 # Succeeds on Debian itself: a derivative's mirrors don't have Debian's unstable.
@@ -65,16 +42,6 @@ mysql_version() {
     loader=$(find "$mysql_root/usr/lib" -maxdepth 2 -name 'ld-linux*' -path '*-linux-gnu*/*' 2>>"$log" | head -n 1)
     [[ -n $loader ]] || return 1
     version_of "$loader" --library-path "${loader%/*}" "$mysql_root/usr/sbin/mysqld"
-}
-
-install_mariadb() {
-    if [[ $EUID -ne 0 ]] || ! is_debian; then
-        die "mariadbd and mariadb-install-db are missing: install MariaDB's server programs" \
-            "(on Debian, as root: apt-get install --no-install-recommends mariadb-server-core)"
-    fi
-    echo "test-deps: installing mariadb-server-core" >&2
-    apt-get update >>"$log" 2>&1
-    apt-get install -y --no-install-recommends mariadb-server-core >>"$log" 2>&1
 }
 
 # Writes an apt configuration that keeps apt's lists, downloads and locks in the
@@ -111,32 +78,31 @@ install_mysql() {
     is_debian || die "MySQL 9 is missing, and this can fetch it on Debian only: run the tests there," \
         "or unpack Debian unstable's mysql-server-core with all its dependencies into $mysql_root"
     [[ -r $keyring ]] || die "$keyring is missing: install debian-archive-keyring"
-    echo "test-deps: fetching MySQL 9 into $mysql_root" >&2
+    say "fetching MySQL 9 into $mysql_root"
 
-    # In the cache folder, for the rename at the end to be atomic.
-    work=$(mktemp -d "$cache/mysql/work.XXXXXX")
-    write_apt_conf "$work"
+    fetched=$(mktemp -d "$cache/mysql/work.XXXXXX")
+    write_apt_conf "$fetched"
 
     mirror=$(debian_mirror)
     if [[ -z $mirror ]]; then
         # apt knows a mirror's origin only once it has read its lists, which a
         # fresh machine has not. A third party's mirror that fails is no matter.
-        apt-get -c "$work/apt.conf" update >>"$log" 2>&1 || true
-        mirror=$(debian_mirror -c "$work/apt.conf")
+        apt-get -c "$fetched/apt.conf" update >>"$log" 2>&1 || true
+        mirror=$(debian_mirror -c "$fetched/apt.conf")
     fi
     [[ -n $mirror ]] || die "apt's sources name no Debian mirror"
 
     echo "deb [arch=$(dpkg --print-architecture) target=Packages lang=none signed-by=$keyring] $mirror unstable main" \
-        >"$work/sources.list"
-    cat >>"$work/apt.conf" <<END
-Dir::Etc::sourcelist "$work/sources.list";
+        >"$fetched/sources.list"
+    cat >>"$fetched/apt.conf" <<END
+Dir::Etc::sourcelist "$fetched/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 END
-    apt-get -c "$work/apt.conf" update >>"$log" 2>&1
-    apt-get -c "$work/apt.conf" install -y --no-install-recommends --download-only mysql-server-core >>"$log" 2>&1
+    apt-get -c "$fetched/apt.conf" update >>"$log" 2>&1
+    apt-get -c "$fetched/apt.conf" install -y --no-install-recommends --download-only mysql-server-core >>"$log" 2>&1
 
     new=$work/root
-    for deb in "$work"/cache/archives/*.deb; do
+    for deb in "$fetched"/cache/archives/*.deb; do
         dpkg -x "$deb" "$new" >>"$log" 2>&1
     done
     # mysqld, its libraries, plugins and messages are all that is needed.
@@ -148,37 +114,14 @@ END
     # A root that's there already but doesn't run is of no use to anyone.
     rm -rf "$mysql_root"
     mv -T "$new" "$mysql_root"
+    clean_up
 }
 
-# Prints the packages of the tools that are missing.
-missing_tools() {
-    local tool
-    for tool in nginx:nginx-light haproxy:haproxy prometheus:prometheus rsync:rsync lsof:lsof ss:iproute2 strace:strace; do
-        command -v "${tool%:*}" >/dev/null || echo "${tool#*:}"
-    done
+# Prints the packages that are missing.
+missing() {
+    missing_of mariadbd:mariadb-server-core mariadb-install-db:mariadb-server-core nginx:nginx-light haproxy:haproxy \
+        prometheus:prometheus rsync:rsync lsof:lsof ss:iproute2 strace:strace
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
-}
-
-install_tools() {
-    local service
-    if [[ $EUID -ne 0 ]] || ! is_debian; then
-        die "these are missing, by the names of Debian's packages: $*"
-    fi
-    echo "test-deps: installing $*" >&2
-    # No service is to start: 101 is "not allowed".
-    if [[ ! -e $policy ]]; then
-        made_policy=yes
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-    fi
-    apt-get update >>"$log" 2>&1
-    apt-get install -y --no-install-recommends "$@" >>"$log" 2>&1
-    if command -v systemctl >/dev/null; then
-        # Nor with the machine.
-        for service in nginx haproxy prometheus; do
-            if [[ " $*" == *" $service"* ]]; then systemctl disable "$service.service" >>"$log" 2>&1 || true; fi
-        done
-    fi
 }
 
 has_galera() {
@@ -188,30 +131,31 @@ has_galera() {
 install_galera() {
     local deb
     is_debian || die "Galera's library and scripts are missing, and this can fetch them on Debian only"
-    echo "test-deps: fetching Galera into $galera_root" >&2
+    say "fetching Galera into $galera_root"
     mkdir -p "$cache/galera"
-    work=$(mktemp -d "$cache/galera/work.XXXXXX")
+    fetched=$(mktemp -d "$cache/galera/work.XXXXXX")
     if [[ $EUID -eq 0 ]]; then apt-get update >>"$log" 2>&1; fi
     # In a folder that apt's own user may not read: it then fetches as this one.
-    (cd "$work" && apt-get -o APT::Sandbox::User=root download galera-4 mariadb-server >>"$log" 2>&1)
-    for deb in "$work"/*.deb; do
-        dpkg -x "$deb" "$work/unpacked" >>"$log" 2>&1
+    (cd "$fetched" && apt-get -o APT::Sandbox::User=root download galera-4 mariadb-server >>"$log" 2>&1)
+    for deb in "$fetched"/*.deb; do
+        dpkg -x "$deb" "$fetched/unpacked" >>"$log" 2>&1
     done
-    mkdir -p "$work/root/lib" "$work/root/bin"
-    cp "$work/unpacked/usr/lib/libgalera_smm.so" "$work/root/lib/"
-    cp "$work"/unpacked/usr/bin/wsrep_sst_{common,rsync} "$work/root/bin/"
+    mkdir -p "$fetched/root/lib" "$fetched/root/bin"
+    cp "$fetched/unpacked/usr/lib/libgalera_smm.so" "$fetched/root/lib/"
+    cp "$fetched"/unpacked/usr/bin/wsrep_sst_{common,rsync} "$fetched/root/bin/"
     # Started by root, rsync's daemon would become nobody, who may not write the data.
     # shellcheck disable=SC2016 # the $(...) are the script's own
-    sed -i 's/^read only = no$/&\nuid = $(id -u)\ngid = $(id -g)/' "$work/root/bin/wsrep_sst_rsync"
-    grep -q '^uid = ' "$work/root/bin/wsrep_sst_rsync" || die "wsrep_sst_rsync is not what it was"
+    sed -i 's/^read only = no$/&\nuid = $(id -u)\ngid = $(id -g)/' "$fetched/root/bin/wsrep_sst_rsync"
+    grep -q '^uid = ' "$fetched/root/bin/wsrep_sst_rsync" || die "wsrep_sst_rsync is not what it was"
     rm -rf "$galera_root"
-    mv -T "$work/root" "$galera_root"
-    rm -rf "$work"
-    work=
+    mv -T "$fetched/root" "$galera_root"
 }
 
-if ! command -v mariadbd >/dev/null || ! command -v mariadb-install-db >/dev/null; then
-    install_mariadb
+mapfile -t packages < <(missing)
+if [[ ${#packages[@]} -gt 0 ]]; then
+    install_packages "${packages[@]}"
+    mapfile -t packages < <(missing)
+    [[ ${#packages[@]} -eq 0 ]] || die "still missing: ${packages[*]}"
 fi
 mariadb=$(command -v mariadbd)
 version=$(version_of "$mariadb") || die "$mariadb doesn't run"
@@ -226,10 +170,4 @@ echo "mysqld $version ($mysql_root/usr/sbin/mysqld)"
 has_galera || install_galera
 echo "galera ($galera_root)"
 
-mapfile -t tools < <(missing_tools)
-if [[ ${#tools[@]} -gt 0 ]]; then
-    install_tools "${tools[@]}"
-    mapfile -t tools < <(missing_tools)
-    [[ ${#tools[@]} -eq 0 ]] || die "still missing: ${tools[*]}"
-fi
 echo "tools: nginx haproxy prometheus rsync lsof ss strace libfaketime"

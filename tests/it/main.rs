@@ -13,6 +13,7 @@ mod crash;
 mod dashboards;
 mod deploy;
 mod doctor;
+mod documents;
 mod embedded;
 mod fence;
 mod fuzz;
