@@ -3,8 +3,9 @@
 # machine, and prints their versions. When they are, it changes nothing and asks
 # no network.
 #
-#   MariaDB  mariadbd of the system; the package mariadb-server-core has the
-#            programs only, so no service starts on its account
+#   MariaDB  mariadbd of the system; the packages mariadb-server-core and, since
+#            10.11.19, mariadb-client-core (my_print_defaults) have the programs
+#            only, so no service starts on their account
 #   MySQL 9  no Debian release has it, unstable does: its packages and all their
 #            libraries, libc included, are unpacked into a cache folder and run
 #            from there by their own loader; the system isn't touched
@@ -69,12 +70,12 @@ mysql_version() {
 
 install_mariadb() {
     if [[ $EUID -ne 0 ]] || ! is_debian; then
-        die "mariadbd and mariadb-install-db are missing: install MariaDB's server programs" \
-            "(on Debian, as root: apt-get install --no-install-recommends mariadb-server-core)"
+        die "mariadbd, mariadb-install-db and my_print_defaults are missing: install MariaDB's programs" \
+            "(on Debian, as root: apt-get install --no-install-recommends mariadb-server-core mariadb-client-core)"
     fi
-    echo "test-deps: installing mariadb-server-core" >&2
+    echo "test-deps: installing mariadb-server-core, mariadb-client-core" >&2
     apt-get update >>"$log" 2>&1
-    apt-get install -y --no-install-recommends mariadb-server-core >>"$log" 2>&1
+    apt-get install -y --no-install-recommends mariadb-server-core mariadb-client-core >>"$log" 2>&1
 }
 
 # Writes an apt configuration that keeps apt's lists, downloads and locks in the
@@ -210,7 +211,7 @@ install_galera() {
     work=
 }
 
-if ! command -v mariadbd >/dev/null || ! command -v mariadb-install-db >/dev/null; then
+if ! { command -v mariadbd && command -v mariadb-install-db && command -v my_print_defaults; } >/dev/null; then
     install_mariadb
 fi
 mariadb=$(command -v mariadbd)
