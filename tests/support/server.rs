@@ -4,8 +4,10 @@
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -71,6 +73,11 @@ impl Setup {
     /// Lets requests wait for long: the tests measure no time, and a machine that is slow for a second is no error.
     pub fn patient(self) -> Self {
         self.env("SEQSVR_LIMITS__WAIT", "10s")
+    }
+
+    /// Has it listen at `port` each time, in place of any that is free.
+    pub fn at(self, port: u16) -> Self {
+        self.env("SEQSVR_PORT", &format!("127.0.0.1:{port}"))
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -342,4 +349,20 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Ports that stay free while a node is down: they are below those that the kernel hands out by itself, and none is given to
+/// two tests of this process.
+pub fn steady_ports<const N: usize>() -> [u16; N] {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + u16::try_from(std::process::id() % 15_000).expect("small");
+    std::array::from_fn(|_| {
+        loop {
+            let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+            assert!(tried < 5_000, "no free port");
+            if TcpListener::bind(("127.0.0.1", first + tried)).is_ok() {
+                break first + tried;
+            }
+        }
+    })
 }
