@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crate::alerts::hurried;
 use crate::operations;
 use crate::support::balancer::{Balancer, LEAD, NODES};
+use crate::support::checker::Checker;
 use crate::support::database::Flavor;
-use crate::support::http::load_during;
+use crate::support::http::{load_during, load_of};
 use crate::support::prometheus::{Alert, Prometheus, Scraping};
 use crate::support::replica::Pair;
 use crate::support::server::{Server, Setup, eventually, steady_ports};
@@ -26,9 +27,6 @@ const RUNWAY: Duration = Duration::from_secs(90);
 
 /// Behind each answer, so that the clients ask as much at all times and the runway lasts.
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// A node that holds less has not seen yet how much is asked for.
-const LEAST_HELD: f64 = 10_000.0;
 
 /// Seconds in place of minutes, but more of them than a restart takes, and than pass between two leases that fail. The
 /// thresholds are as they are.
@@ -51,6 +49,8 @@ struct Day {
     nodes: [Server; 2],
     balancer: Balancer,
     prometheus: Prometheus,
+    /// Beside what the clients got.
+    taken: Checker,
 }
 
 impl Day {
@@ -83,17 +83,18 @@ impl Day {
         let balancer = Balancer::start(port, ports);
         let rules = hurried(&HURRY);
         let prometheus = Prometheus::start(&Scraping { targets: &ports, rules: &rules, ..Scraping::default() });
-        (Self { pair, setups, nodes, balancer, prometheus }, port)
+        (Self { pair, setups, nodes, balancer, prometheus, taken: Checker::default() }, port)
     }
 
-    /// Waits until each node holds what outlasts an outage.
+    /// Waits until each node holds what outlasts twice the outage, at the rate of just now.
     fn fill(&self) {
         for node in &self.nodes {
             eventually("the runway is there", || {
-                let of_default = |metric: &str| node.metric(&format!("{metric}{{sequence=\"default\""));
-                let is_there = of_default("seqsvr_ids_held") > LEAST_HELD
-                    && of_default("seqsvr_runway_seconds") > 2.0 * OUTAGE.as_secs_f64();
-                is_there.then_some(())
+                let (before, since) = (of_default(node, "ids_total"), Instant::now());
+                thread::sleep(Duration::from_secs(1));
+                let rate = (of_default(node, "ids_total") - before) / since.elapsed().as_secs_f64();
+                let needed = rate * 2.0 * OUTAGE.as_secs_f64();
+                (needed > 0.0 && of_default(node, "ids_held") > needed).then_some(())
             });
         }
     }
@@ -112,20 +113,24 @@ impl Day {
     /// Some leases are lost to the replica, for it does not follow any more.
     fn fail_over(&mut self) {
         self.pair.stop_replication();
-        self.wait_for_leases();
+        self.have_them_lease();
         self.pair.primary.kill();
         self.pair.promote();
-        self.wait_for_leases();
+        self.have_them_lease();
         let logs = self.nodes.each_ref().map(Server::log).concat();
         assert_eq!(logs.matches("moved on by mysql.failover_skip").count(), 1, "one of them has fenced: {logs}");
     }
 
-    /// Waits until each node has leased once more.
-    fn wait_for_leases(&self) {
-        let leases =
-            || self.nodes.each_ref().map(|node| node.metric("seqsvr_leases_total{outcome=\"ok\",sequence=\"default\""));
-        let before = leases();
-        eventually("they lease", || leases().iter().zip(before).all(|(now, before)| *now > before).then_some(()));
+    /// Takes ids of each node until it leases.
+    fn have_them_lease(&mut self) {
+        for node in &self.nodes {
+            let leases = || node.metric("seqsvr_leases_total{outcome=\"ok\",sequence=\"default\"");
+            let before = leases();
+            eventually("it leases", || {
+                self.taken.merge(load_of("/new?count=100", &[node.port()], 1, 1));
+                (leases() > before).then_some(())
+            });
+        }
     }
 
     fn restart_the_nodes(&mut self) {
@@ -142,6 +147,10 @@ impl Day {
     }
 }
 
+fn of_default(node: &Server, metric: &str) -> f64 {
+    node.metric(&format!("seqsvr_{metric}{{sequence=\"default\""))
+}
+
 fn alerts() -> BTreeSet<Alert> {
     ALERTS.map(|(name, severity)| (name.to_owned(), severity.to_owned())).into()
 }
@@ -149,7 +158,7 @@ fn alerts() -> BTreeSet<Alert> {
 #[test]
 fn no_id_comes_twice_no_request_fails_and_what_should_be_told_is() {
     let (mut day, port) = Day::begin();
-    let answered = load_during(port, PAUSE, || {
+    let mut answered = load_during(port, PAUSE, || {
         day.fill();
         day.lose_the_database_for_a_while();
         day.fail_over();
@@ -157,6 +166,7 @@ fn no_id_comes_twice_no_request_fails_and_what_should_be_told_is() {
         day.fill();
         day.prometheus.wait("nothing fires at the end", || (), BTreeSet::is_empty);
     });
+    answered.merge(std::mem::take(&mut day.taken));
     answered.assert_clean(answered.ids().len());
     assert_eq!(day.prometheus.fired(), alerts());
     day.end();
