@@ -28,10 +28,10 @@ const RUNWAY: Duration = Duration::from_secs(90);
 /// Behind each answer, so that the clients ask as much at all times and the runway lasts.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Seconds in place of minutes, but more of them than a restart takes, and than pass between two leases that fail. The
-/// thresholds are as they are.
+/// Seconds in place of minutes, but more of them than a restart takes, Prometheus' own start, or a node from one lease that
+/// fails to the next. The thresholds are as they are.
 const HURRY: [(&str, &str); 6] = [
-    ("for: 1m\n", "for: 5s\n"),
+    ("for: 1m\n", "for: 10s\n"),
     ("for: 2m\n", "for: 5s\n"),
     ("for: 5m\n", "for: 10s\n"),
     ("[2m]", "[8s]"),

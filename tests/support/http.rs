@@ -241,7 +241,8 @@ fn ask_until(is_over: &AtomicBool, port: u16, requests: usize, pause: Duration) 
                 continue;
             }
         };
-        for (method, path, headers) in WAYS.iter().cycle().take(requests) {
+        let ways = WAYS.iter().cycle().take(requests).take_while(|_| !is_over.load(Ordering::Relaxed));
+        for (method, path, headers) in ways {
             match client.try_request(method, path, headers) {
                 Ok(response) if response.status == 200 => checker.add(client.last_ids()),
                 Ok(response) => checker.error(format!("{method} {path}: {response:?}")),
