@@ -26,7 +26,7 @@ const OUTAGE: Duration = Duration::from_secs(30);
 const RUNWAY: Duration = Duration::from_secs(90);
 
 /// Behind each answer, so that the clients ask as much at all times and the runway lasts.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Seconds in place of minutes, but more of them than a restart takes, Prometheus' own start, or a node from one lease that
 /// fails to the next. The thresholds are as they are.
@@ -117,6 +117,7 @@ impl Day {
         self.pair.primary.kill();
         self.pair.promote();
         self.have_them_lease();
+        self.take_what_they_hold();
         let logs = self.nodes.each_ref().map(Server::log).concat();
         assert_eq!(logs.matches("moved on by mysql.failover_skip").count(), 1, "one of them has fenced: {logs}");
     }
@@ -129,6 +130,17 @@ impl Day {
             eventually("it leases", || {
                 self.taken.merge(load_of("/new?count=100", &[node.port()], 1, 1));
                 (leases() > before).then_some(())
+            });
+        }
+    }
+
+    /// What was leased before the failover, and after it: were anything in both, it would come twice.
+    fn take_what_they_hold(&mut self) {
+        for node in &self.nodes {
+            let all = of_default(node, "ids_total") + of_default(node, "ids_held");
+            eventually("all of it is handed out", || {
+                self.taken.merge(load_of("/new?count=1000", &[node.port()], 1, 1));
+                (of_default(node, "ids_total") >= all).then_some(())
             });
         }
     }
