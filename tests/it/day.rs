@@ -122,9 +122,12 @@ impl Day {
         assert_eq!(logs.matches("moved on by mysql.failover_skip").count(), 1, "one of them has fenced: {logs}");
     }
 
-    /// Takes ids of each node until it leases.
+    /// Takes ids of each node until it leases. First of the one that leased less: it does not know what a failover lost of the
+    /// other's.
     fn have_them_lease(&mut self) {
-        for node in &self.nodes {
+        let mut nodes = self.nodes.each_ref();
+        nodes.sort_by(|a, b| of_default(a, "high_water_mark_ids").total_cmp(&of_default(b, "high_water_mark_ids")));
+        for node in nodes {
             let leases = || node.metric("seqsvr_leases_total{outcome=\"ok\",sequence=\"default\"");
             let before = leases();
             eventually("it leases", || {
