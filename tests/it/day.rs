@@ -114,6 +114,8 @@ impl Day {
     fn fail_over(&mut self) {
         self.pair.stop_replication();
         self.have_them_lease();
+        // Then none is about to lease by itself.
+        self.fill();
         self.pair.primary.kill();
         self.pair.promote();
         self.have_them_lease();
