@@ -119,8 +119,8 @@ END
 
 # Prints the packages that are missing.
 missing() {
-    missing_of mariadbd:mariadb-server-core mariadb-install-db:mariadb-server-core nginx:nginx-light haproxy:haproxy \
-        prometheus:prometheus rsync:rsync lsof:lsof ss:iproute2 strace:strace
+    missing_of mariadbd:mariadb-server-core mariadb-install-db:mariadb-server-core my_print_defaults:mariadb-client-core \
+        nginx:nginx-light haproxy:haproxy prometheus:prometheus rsync:rsync lsof:lsof ss:iproute2 strace:strace
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::database::{Database, Flavor};
-use crate::support::http::Client;
+use crate::support::http::{Client, SetAtEnd};
 use crate::support::prometheus::{Prometheus, Scraping, now};
 use crate::support::proxy::Proxy;
 use crate::support::server::{Server, Setup, eventually};
@@ -59,8 +59,7 @@ fn every_panel_shows_what_happens() {
     };
     let is_over = &AtomicBool::new(false);
     thread::scope(|scope| {
-        // Also where a check fails, so that the threads end and it is told.
-        let _end = OnDrop(|| is_over.store(true, Ordering::Relaxed));
+        let _end = SetAtEnd(is_over);
         for port in ports {
             for path in ["/new", "/new/orders", "/new/users.eu?count=10"] {
                 scope.spawn(move || ask_until(is_over, port, path, Duration::from_millis(5)));
@@ -137,14 +136,6 @@ fn ask_until(is_over: &AtomicBool, port: u16, path: &str, pause: Duration) {
             client = Client::connect(port);
         }
         thread::sleep(pause);
-    }
-}
-
-struct OnDrop<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
     }
 }
 

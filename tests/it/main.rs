@@ -11,6 +11,7 @@ mod alerts;
 mod bad_input;
 mod crash;
 mod dashboards;
+mod day;
 mod deploy;
 mod doctor;
 mod documents;

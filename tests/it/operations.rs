@@ -6,10 +6,10 @@ use crate::support::sql;
 
 const PAGE: &str = include_str!("../../docs/operations.md");
 
-const PASSWORD: &str = "wonderful";
+pub const PASSWORD: &str = "wonderful";
 
 /// The chapter's blocks of SQL, with this machine's address and a password in place of the examples'.
-fn blocks() -> Vec<String> {
+pub fn blocks() -> Vec<String> {
     let (_, chapter) = PAGE.split_once("\n## Accounts\n").expect("the chapter");
     let (chapter, _) = chapter.split_once("\n## ").expect("the next one");
     let blocks = chapter.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());

@@ -1,8 +1,11 @@
 //! A plain HTTP client on one connection, and a load made of many.
 
+// Every test file that has this module compiles it anew, and few use all of it.
+#![allow(dead_code)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::checker::{Checker, ids_in};
@@ -187,6 +190,72 @@ pub fn load_of(path: &str, ports: &[u16], connections: usize, requests: i64) -> 
         checker
     };
     at_once(ports, connections, &one)
+}
+
+/// The ways in which the clients of [`load_during`] ask, by turns.
+const WAYS: [(&str, &str, &str); 4] = [
+    ("GET", "/new", ""),
+    ("GET", "/new?count=5", ""),
+    ("POST", "/new", "Content-Length: 0\r\n"),
+    ("GET", "/new/default", "Accept: text/plain\r\n"),
+];
+
+/// Several clients, who ask for ids in several ways, with a `pause` behind each answer, while `during` is done. Some keep a
+/// connection for few requests, some for many. All but an answer with ids is an error.
+pub fn load_during(port: u16, pause: Duration, during: impl FnOnce()) -> Checker {
+    const CLIENTS: usize = 8;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let over = SetAtEnd(&is_over);
+        let clients: [_; CLIENTS] = std::array::from_fn(|n| {
+            let is_over = &is_over;
+            scope.spawn(move || ask_until(is_over, port, 10 * (n + 1) * (n + 1), pause))
+        });
+        during();
+        drop(over);
+        let mut all = Checker::default();
+        for client in clients {
+            all.merge(client.join().expect("a client's thread"));
+        }
+        all
+    })
+}
+
+/// Sets it when dropped, so that a failed test ends its threads too.
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks over a new connection every `requests` times.
+fn ask_until(is_over: &AtomicBool, port: u16, requests: usize, pause: Duration) -> Checker {
+    let mut checker = Checker::default();
+    while !is_over.load(Ordering::Relaxed) {
+        let mut client = match Client::try_connect(port) {
+            Ok(client) => client,
+            Err(error) => {
+                checker.error(format!("no connection: {error}"));
+                continue;
+            }
+        };
+        let ways = WAYS.iter().cycle().take(requests).take_while(|_| !is_over.load(Ordering::Relaxed));
+        for (method, path, headers) in ways {
+            match client.try_request(method, path, headers) {
+                Ok(response) if response.status == 200 => checker.add(client.last_ids()),
+                Ok(response) => checker.error(format!("{method} {path}: {response:?}")),
+                Err(error) => {
+                    checker.add(client.last_ids());
+                    checker.error(format!("{method} {path}: {error}"));
+                    break;
+                }
+            }
+            std::thread::sleep(pause);
+        }
+    }
+    checker
 }
 
 #[test]

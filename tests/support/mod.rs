@@ -1,5 +1,6 @@
 //! What the tests stand on: private servers, a proxy before them, an HTTP client, and the checker of ids.
 
+pub mod balancer;
 pub mod checker;
 pub mod database;
 pub mod figures;

@@ -5,11 +5,10 @@
 // Every test file that has this module compiles it anew, and few use all of it.
 #![allow(dead_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,7 +24,10 @@ pub const SCRAPE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it may take until it is ready, and to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The pause between two looks at whether it is ready.
+/// An alert fires, or is over, within this; on an idle machine it takes some seconds.
+const ALERT_PATIENCE: Duration = Duration::from_secs(120);
+
+/// The pause between two looks at whether it is ready, or at what fires.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many free ports are tried: another process may bind one before it does.
@@ -36,8 +38,8 @@ const PORT_TRIES: u32 = 10;
 pub struct Scraping<'a> {
     /// The servers' ports on 127.0.0.1; the label `instance` is `127.0.0.1:PORT`.
     pub targets: &'a [u16],
-    /// Files of rules.
-    pub rules: &'a [&'a Path],
+    /// A file of rules, as its text; none where it is empty.
+    pub rules: &'a str,
     /// A metric, and the name that it is stored under in place of its own.
     pub renamed: Option<(&'a str, &'a str)>,
 }
@@ -49,6 +51,9 @@ pub struct Prometheus {
     // Last, so that the folder goes after everything else.
     _folder: TempDir,
 }
+
+/// An alert's name and severity.
+pub type Alert = (String, String);
 
 /// One series of an answer.
 #[derive(Clone, Debug)]
@@ -77,6 +82,7 @@ impl Prometheus {
     /// When it is not installed or does not start, say as a rule is wrong; the message then has the end of its log.
     pub fn start(scraping: &Scraping<'_>) -> Self {
         let folder = tempfile::Builder::new().prefix("seqsvr-prometheus-").tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("rules.yml"), scraping.rules).expect("they are written");
         // JSON is YAML.
         fs::write(folder.path().join("prometheus.yml"), scraping.configuration().to_string()).expect("it is written");
         let log = folder.path().join("log");
@@ -128,12 +134,47 @@ impl Prometheus {
         Ok(values.iter().filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
-    /// The alerts that are pending or firing: the name, and the state.
-    pub fn alerts(&self) -> Vec<(String, String)> {
+    /// How often it has scraped, successfully or not.
+    pub fn scrapes(&self) -> f64 {
+        let found = self.query("sum(count_over_time(up[1h]))").expect("it is answered");
+        found.first().map_or(0.0, |one| one.points[0].1)
+    }
+
+    /// The alerts that fire; their texts must be complete.
+    pub fn firing(&self) -> BTreeSet<Alert> {
         let data = self.api("alerts", &[]).expect("it tells its alerts");
-        let alerts = data["alerts"].as_array().expect("a list");
+        let all = data["alerts"].as_array().expect("a list").iter();
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
-        alerts.iter().map(|alert| (text(&alert["labels"]["alertname"]), text(&alert["state"]))).collect()
+        all.filter(|alert| alert["state"] == "firing")
+            .map(|alert| {
+                for what in ["summary", "description"] {
+                    let what = text(&alert["annotations"][what]);
+                    let is_complete = !["{{", "no value", "error expanding"].iter().any(|wrong| what.contains(wrong));
+                    assert!(is_complete, "{what}");
+                }
+                (text(&alert["labels"]["alertname"]), text(&alert["labels"]["severity"]))
+            })
+            .collect()
+    }
+
+    /// The alerts that have fired since its start: it records each evaluation that finds one firing.
+    pub fn fired(&self) -> BTreeSet<Alert> {
+        let found = self.query(r#"last_over_time(ALERTS{alertstate="firing"}[1h])"#).expect("it is answered");
+        found.iter().map(|one| (one.label("alertname").to_owned(), one.label("severity").to_owned())).collect()
+    }
+
+    /// Does `step` again and again until `is_so` of what fires.
+    pub fn wait(&self, what: &str, mut step: impl FnMut(), is_so: impl Fn(&BTreeSet<Alert>) -> bool) {
+        let until = Instant::now() + ALERT_PATIENCE;
+        loop {
+            step();
+            let firing = self.firing();
+            if is_so(&firing) {
+                return;
+            }
+            assert!(Instant::now() < until, "not within {ALERT_PATIENCE:?}: {what}; there fire {firing:?}");
+            thread::sleep(POLL_INTERVAL);
+        }
     }
 
     /// The `data` of an answer of its HTTP API, or what it says is wrong.
@@ -159,14 +200,13 @@ impl Drop for Prometheus {
 impl Scraping<'_> {
     fn configuration(&self) -> Value {
         let targets: Vec<String> = self.targets.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let rules: Vec<_> = self.rules.iter().map(|file| file.canonicalize().expect("the rules are there")).collect();
         let renaming = self.renamed.map(|(from, to)| {
             json!({"source_labels": ["__name__"], "regex": from, "target_label": "__name__", "replacement": to})
         });
         let interval = format!("{}s", SCRAPE_INTERVAL.as_secs());
         json!({
             "global": {"scrape_interval": interval, "evaluation_interval": interval},
-            "rule_files": rules,
+            "rule_files": ["rules.yml"],
             "scrape_configs": [{
                 "job_name": "seqsvr",
                 "static_configs": [{"targets": targets}],

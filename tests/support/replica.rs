@@ -33,7 +33,7 @@ impl Pair {
                 &replica,
                 &format!(
                     "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='root', \
-                     MASTER_LOG_FILE='{file}', MASTER_LOG_POS={position}; \
+                     MASTER_LOG_FILE='{file}', MASTER_LOG_POS={position}, MASTER_CONNECT_RETRY=1; \
                      SET GLOBAL read_only = 1; START SLAVE"
                 ),
             ),
@@ -41,7 +41,8 @@ impl Pair {
                 &replica,
                 &format!(
                     "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={port}, SOURCE_USER='root', \
-                     SOURCE_LOG_FILE='{file}', SOURCE_LOG_POS={position}, GET_SOURCE_PUBLIC_KEY=1; \
+                     SOURCE_LOG_FILE='{file}', SOURCE_LOG_POS={position}, GET_SOURCE_PUBLIC_KEY=1, \
+                     SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=86400; \
                      SET GLOBAL super_read_only = 1; START REPLICA"
                 ),
             ),

@@ -3,9 +3,12 @@
 // Every test file that has this module compiles it anew, and few use all of it.
 #![allow(dead_code)]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -40,6 +43,11 @@ pub struct Setup {
     arguments: Vec<String>,
     /// What the binary is started by: `prlimit`, say, and its arguments.
     starter: Vec<String>,
+    program: PathBuf,
+    /// Where it is started.
+    workdir: PathBuf,
+    /// Further arguments of a server.
+    serve: Vec<String>,
 }
 
 impl Setup {
@@ -49,8 +57,16 @@ impl Setup {
         if !config.is_empty() {
             std::fs::write(folder.path().join("config.yml"), config).expect("the configuration is written");
         }
-        Self { folder, environment: Vec::new(), arguments: Vec::new(), starter: Vec::new() }
-            .env("SEQSVR_PORT", "127.0.0.1:0")
+        let setup = Self {
+            workdir: folder.path().to_owned(),
+            folder,
+            environment: Vec::new(),
+            arguments: Vec::new(),
+            starter: Vec::new(),
+            program: PathBuf::from(env!("CARGO_BIN_EXE_seqsvr")),
+            serve: Vec::new(),
+        };
+        setup.env("SEQSVR_PORT", "127.0.0.1:0")
     }
 
     /// The embedded store, as `--embedded` starts it.
@@ -71,6 +87,11 @@ impl Setup {
     /// Lets requests wait for long: the tests measure no time, and a machine that is slow for a second is no error.
     pub fn patient(self) -> Self {
         self.env("SEQSVR_LIMITS__WAIT", "10s")
+    }
+
+    /// Has it listen at `port` each time, in place of any that is free.
+    pub fn at(self, port: u16) -> Self {
+        self.env("SEQSVR_PORT", &format!("127.0.0.1:{port}"))
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -95,21 +116,26 @@ impl Setup {
         self
     }
 
+    /// As an image says it: the program and where it is started, and what a server has for arguments beside those that each
+    /// command has.
+    pub fn program(self, program: PathBuf, workdir: PathBuf, serve: Vec<String>) -> Self {
+        Self { program, workdir, serve, ..self }
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The binary in the folder; nothing of this process's environment that would configure it.
+    /// The program in its folder; nothing of this process's environment that would configure it.
     pub fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_seqsvr");
-        let mut line = self.starter.iter().map(String::as_str).chain([binary]);
-        let mut command = Command::new(line.next().expect("there is the binary"));
+        let mut line = self.starter.iter().map(OsStr::new).chain([self.program.as_os_str()]);
+        let mut command = Command::new(line.next().expect("there is the program"));
         command.args(line);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SEQSVR_")) {
             command.env_remove(name);
         }
         command
-            .current_dir(self.folder())
+            .current_dir(&self.workdir)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
@@ -137,7 +163,7 @@ impl Setup {
 
     /// Starts it and does not wait.
     pub fn spawn(&self) -> Server {
-        let mut child = self.command().stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut child = self.command().args(&self.serve).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let log = Arc::new(Mutex::new(String::new()));
         let (lines, written) = (BufReader::new(child.stderr.take().expect("it is piped")), log.clone());
         let reader = std::thread::spawn(move || {
@@ -342,4 +368,20 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Ports that stay free while a node is down: they are below those that the kernel hands out by itself, and none is given to
+/// two tests of this process.
+pub fn steady_ports<const N: usize>() -> [u16; N] {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + u16::try_from(std::process::id() % 15_000).expect("small");
+    std::array::from_fn(|_| {
+        loop {
+            let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+            assert!(tried < 5_000, "no free port");
+            if TcpListener::bind(("127.0.0.1", first + tried)).is_ok() {
+                break first + tried;
+            }
+        }
+    })
 }
