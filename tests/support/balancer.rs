@@ -10,8 +10,8 @@ use std::process::Child;
 
 use tempfile::TempDir;
 
-use super::database::{guarded, log_to, spawn, system_program};
 use super::http::Client;
+use super::process::{guarded, log_to, spawn, system_program};
 use super::server::{Server, Setup, eventually};
 
 /// The names that deploy/haproxy.cfg gives the nodes.
