@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Child;
 
 use tempfile::TempDir;
@@ -19,6 +20,8 @@ pub const NODES: [&str; 2] = ["a", "b"];
 
 /// `shutdown.lead`, as docs/operations.md says for the checks of deploy/haproxy.cfg.
 pub const LEAD: &str = "5s";
+
+const SOCKET: &str = "socket";
 
 /// `HAProxy` on deploy/haproxy.cfg.
 pub struct Balancer {
@@ -36,7 +39,7 @@ impl Balancer {
             .env("IDS_LISTEN", format!("127.0.0.1:{port}"))
             .env("IDS_NODE_A", format!("127.0.0.1:{}", nodes[0]))
             .env("IDS_NODE_B", format!("127.0.0.1:{}", nodes[1]))
-            .env("IDS_SOCKET", folder.path().join("socket"));
+            .env("IDS_SOCKET", folder.path().join(SOCKET));
         log_to(&mut command, &folder.path().join("log"));
         let process = spawn(command).expect("HAProxy starts");
         let mut balancer = Self { folder, process };
@@ -44,12 +47,17 @@ impl Balancer {
             if let Some(status) = balancer.process.try_wait().expect("a child can be waited for") {
                 panic!("haproxy (make test-deps) ended with {status}: {}", balancer.log());
             }
-            Client::try_connect(port).ok()
+            // Its socket gets its name last.
+            Client::try_connect(port).ok().filter(|_| balancer.socket().exists())
         });
         for name in NODES {
             balancer.wait_for(name, "check_status", "L7OK");
         }
         balancer
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join(SOCKET)
     }
 
     fn log(&self) -> String {
@@ -58,7 +66,7 @@ impl Balancer {
 
     /// A field of what `show stat` says of a node, by its name in the first line.
     pub fn stat(&self, node: &str, field: &str) -> String {
-        let mut socket = UnixStream::connect(self.folder.path().join("socket")).expect("HAProxy's socket");
+        let mut socket = UnixStream::connect(self.socket()).expect("HAProxy's socket");
         socket.write_all(b"show stat\n").expect("it is asked");
         let mut table = String::new();
         socket.read_to_string(&mut table).expect("it answers");
