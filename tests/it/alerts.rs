@@ -93,6 +93,7 @@ fn the_tests_of_the_rules_notice_when_one_is_changed() {
         ("max by (job) (seqsvr_ready) == 0\n        for: 1m", "max by (job) (seqsvr_ready) == 0\n        for: 2m"),
         ("ok|exhausted", "ok"),
         ("regressed|not_fenced", "regressed|not_fenced|fenced"),
+        ("not_fenced|two_writers", "not_fenced"),
         ("< 900", "< 901"),
         ("< 30", "< 29"),
         ("2 * 86400", "4 * 86400"),
