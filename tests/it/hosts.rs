@@ -1,8 +1,12 @@
 //! Several hosts in `mysql.host`: which one is leased from, and when another one.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use crate::support::database::{Database, Flavor};
 use crate::support::galera::Cluster;
 use crate::support::http::load;
+use crate::support::proxy::Proxy;
 use crate::support::replica::Pair;
 use crate::support::server::{Server, Setup, eventually};
 use crate::support::{sql, sql_value};
@@ -116,6 +120,75 @@ fn a_failover_is_followed() {
         all.assert_clean(15_000);
         assert_eq!(moves(&server), 1, "{flavor:?}: {}", server.log());
     }
+}
+
+#[test]
+fn many_sequences_leave_a_primary_that_hangs() {
+    let pair = Pair::start(Flavor::MariaDb);
+    let proxy = Proxy::start(pair.primary.port());
+    let names: Vec<String> = (0..20).map(|number| format!("s{number}")).collect();
+    let setup = Setup::on(&pair.primary, &format!("sequences: {{{}: {{}}}}", names.join(": {}, ")))
+        .env("SEQSVR_MYSQL__HOST", &format!("127.0.0.1:{}, 127.0.0.1:{}", proxy.port(), pair.replica.port()))
+        .env("SEQSVR_MYSQL__FAILOVER_SKIP", "1000000")
+        .env("SEQSVR_LIMITS__WAIT", "30s");
+    let server = setup.start();
+    server.wait_until_ready();
+    for name in &names {
+        server.get(&format!("/new/{name}")).id();
+    }
+    pair.wait_until_caught_up();
+    let through = proxy.bytes();
+    assert!(through > 0, "the leases came through the proxy");
+    proxy.set_black_hole(true);
+    pair.promote();
+    let began = Instant::now();
+    let mut most = 0;
+    thread::scope(|scope| {
+        for name in &names {
+            let server = &server;
+            // More than it holds of them.
+            scope.spawn(move || assert_eq!(server.get(&format!("/new/{name}?count=200")).status, 200));
+        }
+        // Those that hung when it went away are given up by then; whoever looks at the new one asks the old one too.
+        thread::sleep(Duration::from_millis(2_500));
+        while began.elapsed() < Duration::from_secs(10) {
+            let open = proxy.connections();
+            // A new one may come before the end of the one that it follows is seen.
+            thread::sleep(Duration::from_millis(100));
+            most = most.max(open.min(proxy.connections()));
+        }
+    });
+    assert_eq!(proxy.bytes(), through, "nothing came from the old one");
+    let log = server.log();
+    assert!(most <= 2, "{most} connections: {log}");
+    assert!(moves(&server) == 1 && !log.contains("and is tried again"), "{log}");
+    let new = format!("fenced by itself: MySQL at tcp(127.0.0.1:{})", pair.replica.port());
+    assert_eq!(log.matches(&new).count(), names.len(), "{log}");
+}
+
+/// A replica of a cluster that is no node of one, and knows nothing of what is set for those.
+#[test]
+fn a_stand_in_of_another_kind_than_the_cluster() {
+    let mut cluster = Cluster::start();
+    let replica = Database::start(Flavor::MySql9);
+    drop(start(&Setup::seed(&replica)));
+    sql(&replica, "SET GLOBAL super_read_only = 1");
+    let server = start(&on(&[cluster.node(0), &replica]));
+    let mut all = load(&[server.port()], 4, 2_000);
+    let store = sql_value(cluster.node(0), "SELECT store_id FROM sequence.seqsvr_meta");
+    cluster.kill(0);
+    sql(
+        &replica,
+        &format!(
+            "SET GLOBAL read_only = 0; UPDATE sequence.seqsvr_meta SET store_id = '{store}', server = 'the cluster'"
+        ),
+    );
+    eventually("the stand-in is leased from", || {
+        server.get("/new?count=1000&ranges");
+        is_leased_from(&replica, Flavor::MySql9).then_some(())
+    });
+    all.merge(load(&[server.port()], 4, 2_000));
+    all.assert_clean(4_000);
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{Client, load};
+use crate::support::proxy::Proxy;
 use crate::support::server::{SEED_CONFIG, Setup, eventually};
 
 /// The server serves again within this after the database's return; `make torture` holds it to 5 s.
@@ -115,6 +117,46 @@ fn a_database_that_takes_connections_and_never_answers() {
     let asked = Instant::now();
     assert_eq!(server.stop().code(), Some(0), "{}", server.log());
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn many_sequences_wait_for_a_database_that_does_not_answer() {
+    let database = Database::start(Flavor::MariaDb);
+    let proxy = Proxy::start(database.port());
+    let names: Vec<String> = (0..8).map(|number| format!("s{number}")).collect();
+    let setup = Setup::on(&database, &format!("sequences: {{{}: {{}}}}", names.join(": {}, ")))
+        .env("SEQSVR_MYSQL__HOST", &format!("tcp(127.0.0.1:{})", proxy.port()));
+    let server = setup.start();
+    server.wait_until_ready();
+    for name in &names {
+        server.get(&format!("/new/{name}")).id();
+    }
+    proxy.set_black_hole(true);
+    let began = Instant::now();
+    let mut most = 0;
+    thread::scope(|scope| {
+        for name in &names {
+            let path = format!("/new/{name}?count=60");
+            let server = &server;
+            scope.spawn(move || {
+                while began.elapsed() < Duration::from_secs(16) {
+                    let body = server.get(&path).body;
+                    // What is wrong is the database, and not what became of an attempt before.
+                    assert!(!body.contains("isconnected"), "{body}");
+                }
+            });
+        }
+        // The connections of before are given up by then.
+        thread::sleep(Duration::from_secs(9));
+        while began.elapsed() < Duration::from_secs(16) {
+            thread::sleep(Duration::from_millis(20));
+            // A new one may come before the end of the one that it follows is seen.
+            let open = proxy.connections();
+            thread::sleep(Duration::from_millis(200));
+            most = most.max(open.min(proxy.connections()));
+        }
+    });
+    assert!(most <= 2, "{most} connections: {}", server.log());
 }
 
 fn is_open(mut connection: &TcpStream) -> bool {

@@ -70,7 +70,7 @@ impl Counters {
                 return Ok(leased);
             }
             let Some((row, server)) = self.look(session, opened, name).await? else {
-                return Err(stale(name, &self.server.at()));
+                return Err(stale(name, &session.at()));
             };
             match row.verdict(terms, &server, mark, want) {
                 // Fewer are left than were asked for.
@@ -81,7 +81,7 @@ impl Counters {
                 }
                 // It was set right in between.
                 Verdict::Lease(_) => return Err(self.lost_a_race(name)),
-                Verdict::Exhausted => return Err(row.exhausted(name, &self.server.at())),
+                Verdict::Exhausted => return Err(row.exhausted(name, &session.at())),
                 // A cluster's node may lag for a moment: a few looks before the alarm.
                 Verdict::Refused(Breach::Regressed) if row.server != REGRESSED && looks < LOOKS_BEFORE_ALARM => {
                     looks += 1;
@@ -96,7 +96,7 @@ impl Counters {
                     if matches!(breach, Breach::NotFenced | Breach::Regressed) {
                         self.raise(session, opened, name, mark).await;
                     }
-                    return Err(row.refusal(breach, name, &self.server.at(), &server, mark));
+                    return Err(row.refusal(breach, name, &session.at(), &server, mark));
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Counters {
              AND server = {old}",
             opened.fence()
         );
-        let at = &self.server.at();
+        let at = &session.at();
         let what = if session.execute(&sql).await?.affected_rows == 1 {
             let what = format!(
                 "{at}: the counter of sequence {name} was last fenced for '{}', which is another server: moved on by \
@@ -167,7 +167,7 @@ impl Counters {
             Ok(Done { affected_rows: 1, last_insert_id: Some(end) }) => {
                 let block = end.get().checked_sub(count.get()).and_then(|start| Block::new(start, end.get()));
                 let block = block.ok_or_else(|| {
-                    let what = format!("{}: the counter of sequence {name} is out of range: {end}", self.server.at());
+                    let what = format!("{}: the counter of sequence {name} is out of range: {end}", session.at());
                     StoreError::new(ErrorKind::Regressed, what)
                 })?;
                 let capacity_used = Row::capacity_used(block.end(), terms.max_id);
@@ -176,7 +176,7 @@ impl Counters {
             Ok(Done { affected_rows: 0, .. }) => Ok(None),
             Ok(_) => Err(StoreError::new(
                 ErrorKind::Unavailable,
-                format!("{}: a lease of sequence {name} reported several rows, or no id; discarded", self.server.at()),
+                format!("{}: a lease of sequence {name} reported several rows, or no id; discarded", session.at()),
             )),
             // The look says more.
             Err(failed) if is_missing_table(&failed) => Ok(None),
@@ -303,7 +303,7 @@ impl Counters {
             let (name, next_id, step, max_id, server, incarnation, is_deleted, description) = columns;
             let parsed = name.parse();
             if (parsed.is_err() || step == 0) && !IS_TOLD.swap(true, Ordering::Relaxed) {
-                let at = &self.server.at();
+                let at = &session.at();
                 tracing::warn!(
                     "{at}: seqsvr_sequence has rows that were edited by hand: '{name}', step {step}. A name that is not allowed is \
                      passed over, a step of 0 counts as 1"

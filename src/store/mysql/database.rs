@@ -309,7 +309,7 @@ impl Database {
             tracing::warn!(
                 "{}: recorded step {} in seqsvr_meta: every node must have the same, and so must those have had that used \
                  generator_table before",
-                self.server.at(),
+                session.at(),
                 self.step.get()
             );
         }

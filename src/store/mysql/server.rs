@@ -6,7 +6,7 @@
 use std::io::ErrorKind as ErrorOfIo;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{ClientIdentity, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts};
@@ -29,6 +29,10 @@ const MOST_CONNECTIONS: usize = 10;
 /// An idle connection is not used again after this: firewalls forget connections, without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What the other hosts said holds for so long, where the host is stayed with. After a failover each sequence is fenced, and
+/// all is looked at anew each time.
+const ANSWERS_LAST: Duration = Duration::from_secs(5);
+
 /// What each new connection is set to.
 /// - `autocommit`: a server's `init_connect` may have turned it off.
 /// - `sql_mode`: a number past the column's end must be an error, not a silently smaller number.
@@ -39,6 +43,9 @@ const SESSION: &str =
 /// On a Galera node each statement waits for what the cluster has committed before it, so that a look after an INSERT can't
 /// miss a migration that another node began. Not every server knows it.
 pub(super) const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 7";
+
+/// The code of a server that does not know it.
+const UNKNOWN_VARIABLE: u16 = 1193;
 
 /// While the database does not answer, so many connections are tried at once: more would only hang beside each other.
 const ATTEMPTS_WHILE_AWAY: usize = 2;
@@ -53,6 +60,7 @@ pub(super) struct Server {
     /// The last connection or statement had no answer. Relaxed: who misses it for a moment only tries once more.
     is_away: AtomicBool,
     attempts: Semaphore,
+    asked: tokio::sync::Mutex<Option<Asked>>,
     /// It is a node of a Galera cluster. Relaxed: who finds out sets its own session by itself.
     is_galera: AtomicBool,
 }
@@ -63,9 +71,22 @@ struct Link {
     number: u64,
     /// Its place in `mysql.host`.
     host: usize,
+    /// How often another host was gone to.
+    moves: u64,
     pool: Pool,
     /// The host that was connected to last, for the log.
     last_connected: Option<usize>,
+}
+
+/// What a host says of itself, or why it says nothing.
+pub(super) type Answer = Result<Stance, String>;
+
+/// What the hosts but one said when they were last asked, by their places; and how often was moved until then.
+struct Asked {
+    without: usize,
+    moves: u64,
+    at: Instant,
+    answers: Vec<(usize, Answer)>,
 }
 
 /// What a session remembers of the link that it came by.
@@ -76,14 +97,21 @@ pub(super) struct Origin {
     pub(super) host: usize,
 }
 
+impl Link {
+    fn origin(&self) -> Origin {
+        Origin { number: self.number, host: self.host }
+    }
+}
+
 impl Server {
     pub(super) fn new(config: &config::MySql) -> Self {
         let pool = Pool::new(options(config, &config.host.all()[0]));
         Self {
             config: config.clone(),
-            link: Mutex::new(Link { number: 0, host: 0, pool, last_connected: None }),
+            link: Mutex::new(Link { number: 0, host: 0, moves: 0, pool, last_connected: None }),
             is_away: AtomicBool::new(false),
             attempts: Semaphore::new(ATTEMPTS_WHILE_AWAY),
+            asked: tokio::sync::Mutex::default(),
             is_galera: AtomicBool::new(false),
         }
     }
@@ -136,10 +164,22 @@ impl Server {
         &self,
         connect: impl Fn(Pool) -> F,
     ) -> Result<Session<'_, C>, StoreError> {
+        let mut turn = None;
         let mut errors = Vec::new();
         for _ in self.config.host.all() {
-            match self.session_of_one(&connect).await {
-                Ok(session) => return Ok(session),
+            if turn.is_none() && self.is_away.load(Ordering::Relaxed) {
+                let Ok(acquired) = timeout(CONNECT_TIMEOUT, self.attempts.acquire()).await else {
+                    // It says nothing of the host, which is not left for it.
+                    errors.push(self.timed_out(self.link().origin(), "waiting to connect", CONNECT_TIMEOUT));
+                    break;
+                };
+                turn = acquired.ok();
+            }
+            match self.connect_to_one(&connect).await {
+                Ok((conn, origin)) => {
+                    let turn = turn.filter(|_| self.is_away.load(Ordering::Relaxed));
+                    return Ok(Session { conn, server: self, origin, is_useless: false, _turn: turn });
+                }
                 Err(error) => errors.push(error),
             }
         }
@@ -150,36 +190,39 @@ impl Server {
         Err(StoreError::new(kind, what.join("; ")))
     }
 
-    async fn session_of_one<C: Queryable, F: Future<Output = mysql_async::Result<C>>>(
+    async fn connect_to_one<C: Queryable, F: Future<Output = mysql_async::Result<C>>>(
         &self,
         connect: impl Fn(Pool) -> F,
-    ) -> Result<Session<'_, C>, StoreError> {
+    ) -> Result<(C, Origin), StoreError> {
         let (origin, pool) = {
             let link = self.link();
-            (Origin { number: link.number, host: link.host }, link.pool.clone())
+            (link.origin(), link.pool.clone())
         };
         let attempt = async {
-            let turn = if self.is_away.load(Ordering::Relaxed) { self.attempts.acquire().await.ok() } else { None };
-            let connected = async {
-                let mut conn = connect(pool).await?;
-                if self.is_galera.load(Ordering::Relaxed) {
-                    conn.query_drop(GALERA_SESSION).await?;
+            let mut conn = connect(pool).await?;
+            if self.is_galera.load(Ordering::Relaxed) {
+                match conn.query_drop(GALERA_SESSION).await {
+                    // The stand-in of a cluster need not be one.
+                    Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_VARIABLE => {}
+                    outcome => outcome?,
                 }
-                // A stand-in is left alone until it is the primary, whatever the account may do there.
-                let takes_writes = !self.is_one_of_several() || takes_writes(&mut conn).await?;
-                Ok((conn, takes_writes))
-            };
-            (turn, connected.await)
+            }
+            // A stand-in is left alone until it is the primary, whatever the account may do there.
+            let takes_writes = !self.is_one_of_several() || takes_writes(&mut conn).await?;
+            Ok((conn, takes_writes))
         };
         let error = match timeout(CONNECT_TIMEOUT, attempt).await {
-            Ok((turn, Ok((conn, true)))) => {
+            Ok(Ok((conn, true))) => {
+                if self.is_one_of_several() {
+                    self.heard(origin, true);
+                }
                 self.tell(origin);
-                return Ok(Session { conn, server: self, origin, is_useless: false, _turn: turn });
+                return Ok((conn, origin));
             }
-            Ok((_, Ok((_, false)))) => {
+            Ok(Ok((_, false))) => {
                 StoreError::new(ErrorKind::Unavailable, format!("{}: it is read-only", self.at_host(origin.host)))
             }
-            Ok((_, Err(error))) => {
+            Ok(Err(error)) => {
                 self.heard(origin, !is_without_answer(&error));
                 self.failed(origin, "connecting", &error)
             }
@@ -209,6 +252,10 @@ impl Server {
     /// Takes in whether there was an answer. Where none comes, what is idle is closed: a connection that hangs looks like one
     /// that does not, and would cost a time-out when it is taken.
     pub(super) fn heard(&self, origin: Origin, is_answer: bool) {
+        // What comes late, from a link of before, says nothing of this one.
+        if self.link().number != origin.number {
+            return;
+        }
         self.is_away.store(!is_answer, Ordering::Relaxed);
         if !is_answer {
             self.leave(origin);
@@ -231,6 +278,7 @@ impl Server {
             return;
         }
         link.number += 1;
+        link.moves += u64::from(link.host != host);
         link.host = host;
         // With new options: only so are the files of certificates read again.
         let new = Pool::new(options(&self.config, &self.config.host.all()[host]));
@@ -239,22 +287,31 @@ impl Server {
         tokio::spawn(async move { timeout(CONNECT_TIMEOUT, old.disconnect()).await });
     }
 
-    /// The hosts that are not the one at the place `host`, and what each says of itself, or why it says nothing.
-    pub(super) async fn others(&self, host: usize) -> Vec<(&DatabaseHost, Result<Stance, String>)> {
+    /// The hosts that are not the one at the place `host`, and what each says of itself, or why it says nothing. Asked once
+    /// for all who want to know at about the same time: one that hangs has one such connection, and is waited for once.
+    pub(super) async fn others(&self, host: usize) -> Vec<(&DatabaseHost, Answer)> {
+        let began = Instant::now();
         let all = self.config.host.all();
-        let others: Vec<_> = all.iter().enumerate().filter(|(n, _)| *n != host).map(|(_, other)| other).collect();
-        let mut asked = JoinSet::new();
-        for (n, other) in others.iter().enumerate() {
-            let ask = Stance::ask(options(&self.config, other));
-            asked.spawn(async move {
-                let answer = timeout(CONNECT_TIMEOUT, ask).await;
-                let late = |_| format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
-                (n, answer.map_err(late).and_then(|answer| answer.map_err(|error| error.to_string())))
-            });
+        let mut asked = self.asked.lock().await;
+        let moves = self.link().moves;
+        let is_fresh =
+            |asked: &Asked| (asked.without, asked.moves) == (host, moves) && asked.at + ANSWERS_LAST >= began;
+        if !asked.as_ref().is_some_and(is_fresh) {
+            let mut asking = JoinSet::new();
+            for (n, other) in all.iter().enumerate().filter(|(n, _)| *n != host) {
+                let ask = Stance::ask(options(&self.config, other));
+                asking.spawn(async move {
+                    let answer = timeout(CONNECT_TIMEOUT, ask).await;
+                    let late = |_| format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+                    (n, answer.map_err(late).and_then(|answer| answer.map_err(|error| error.to_string())))
+                });
+            }
+            let mut answers = asking.join_all().await;
+            answers.sort_by_key(|(n, _)| *n);
+            *asked = Some(Asked { without: host, moves, at: Instant::now(), answers });
         }
-        let mut answers = asked.join_all().await;
-        answers.sort_by_key(|(n, _)| *n);
-        answers.into_iter().map(|(n, answer)| (others[n], answer)).collect()
+        let answers = asked.iter().flat_map(|asked| &asked.answers);
+        answers.map(|(n, answer)| (&all[*n], answer.clone())).collect()
     }
 
     pub(super) async fn close(&self) {

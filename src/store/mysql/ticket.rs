@@ -161,7 +161,7 @@ impl Tickets {
                 format!(
                     "{}: generator_table.id is '{column_type}', not an auto-increment whole number. The table must be: \
                      {CREATE_GENERATOR_TABLE};",
-                    self.server.at()
+                    session.at()
                 ),
             )
         })?;
@@ -181,13 +181,16 @@ impl Tickets {
         Ok(())
     }
 
-    /// Deletes this node's older rows.
+    /// Deletes this node's older rows, on the host where they were found.
     pub(super) async fn tidy(&self) {
         let mut state = self.state.lock().await;
+        let Some(host) = state.table.as_ref().map(|table| table.database.host) else { return };
         if state.own_rows.len() < 2 {
             return;
         }
         let deleted = match self.server.connect().await {
+            // The next lease finds its own rows there.
+            Ok(session) if session.origin.host != host => return,
             Ok(mut session) => {
                 let deleted = delete_older_rows(&mut session, &mut state.own_rows).await;
                 session.close_if_useless().await;
@@ -267,7 +270,7 @@ impl Tickets {
             // A gap, and no alarm: the next lease shows whether the counter is where it should be.
             let what = format!(
                 "{}: ticket {ticket} of generator_table is discarded, for the tickets were moved on to {} in between",
-                self.server.at(),
+                session.at(),
                 judged.first_ticket
             );
             return Err(StoreError::new(ErrorKind::Fenced, what));
@@ -342,10 +345,9 @@ impl Tickets {
         }
         match session.execute(&sql).await {
             Ok(Done { affected_rows: 1, last_insert_id: Some(ticket) }) => Ok(ticket.get()),
-            Ok(_) => Err(StoreError::new(
-                ErrorKind::Unavailable,
-                format!("{}: an INSERT reported no ticket", self.server.at()),
-            )),
+            Ok(_) => {
+                Err(StoreError::new(ErrorKind::Unavailable, format!("{}: an INSERT reported no ticket", session.at())))
+            }
             Err(failed) => match failed.server {
                 Some(server) if is_past_the_end(&server, last_ticket) => Ok(last_ticket),
                 _ => Err(failed.error),
@@ -384,7 +386,7 @@ impl Tickets {
         opened: &Opened,
         script: &mut Script,
     ) -> Result<String, StoreError> {
-        let at = &self.server.at();
+        let at = &session.at();
         if opened.layout == super::Layout::Counter {
             return Err(StoreError::new(
                 ErrorKind::Refused,
@@ -431,7 +433,7 @@ impl Tickets {
                         ErrorKind::Unavailable,
                         format!(
                             "{}: an INSERT of {count} rows reported another number of rows or no id; discarded",
-                            self.server.at()
+                            session.at()
                         ),
                     ));
                 }
@@ -470,7 +472,10 @@ impl Tickets {
         } else {
             format!("ids end at {DEFAULT_MAX_ID}, for JSON readers would mix up larger ones. Go over to another table")
         };
-        StoreError::new(ErrorKind::Exhausted, format!("{}: generator_table is used up: {remedy}", self.server.at()))
+        StoreError::new(
+            ErrorKind::Exhausted,
+            format!("{}: generator_table is used up: {remedy}", self.server.at_host(table.database.host)),
+        )
     }
 
     /// How much of the column is used; warns where that, or the step, calls for a person.

@@ -53,7 +53,7 @@ impl Tickets {
             rows.into_iter().next().ok_or_else(|| {
                 StoreError::new(
                     ErrorKind::Misconfigured,
-                    format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", self.server.at()),
+                    format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", session.at()),
                 )
             })?;
         let (max, increment) = (max.unwrap_or(0), increment.max(1));
@@ -82,7 +82,7 @@ impl Tickets {
     pub(super) fn refusal(&self, breach: Breach, seen: &Seen, table: &Table, how: &str) -> StoreError {
         let past = self.ticket_needed().max(seen.first_ticket).saturating_mul(self.step());
         let facts = self.facts(seen, table);
-        guard::refusal(breach, &facts, &self.server.at(), &SequenceName::default(), (past, how))
+        guard::refusal(breach, &facts, &self.server.at_host(table.database.host), &SequenceName::default(), (past, how))
     }
 
     /// The counter went back: records it for all nodes. Kept in memory until it is recorded, for nothing may be leased
@@ -132,7 +132,7 @@ impl Tickets {
         let skip = Fence::Skip(self.failover_skip);
         let has_moved = self.fence_if(opened, skip, &mut Script::default(), is_due, needed).await?;
         faults::point("fence-ends");
-        let at = &self.server.at();
+        let at = &self.server.at_host(opened.host);
         let what = if has_moved {
             let what = format!(
                 "{at}: the tickets of generator_table were last fenced for another server: moved on by mysql.failover_skip \
@@ -161,14 +161,14 @@ impl Tickets {
             return Ok(false);
         }
         if seen.store_id != opened.store_id {
-            let what = format!("{}: this is another database than a moment ago", self.server.at());
+            let what = format!("{}: this is another database than a moment ago", session.at());
             return Err(StoreError::new(ErrorKind::OtherStore, what));
         }
         // A migration that was interrupted goes on from there when it is run again.
         if !["ok", REGRESSED].contains(&&*seen.state) && !is_migrating(&seen.state) {
             return Err(StoreError::new(
                 ErrorKind::Refused,
-                format!("{}: seqsvr_meta.state is '{}', which is not to be fenced", self.server.at(), seen.state),
+                format!("{}: seqsvr_meta.state is '{}', which is not to be fenced", session.at(), seen.state),
             ));
         }
         // The recorded one: of a command, the configuration's may be another.
@@ -184,7 +184,7 @@ impl Tickets {
                         ErrorKind::Refused,
                         format!(
                             "{}: generator_table is not safe, and one of the nodes has leased up to {}: --past can't be below that",
-                            self.server.at(),
+                            session.at(),
                             known.saturating_add(1).saturating_mul(step)
                         ),
                     ));
@@ -197,7 +197,7 @@ impl Tickets {
                 ErrorKind::Refused,
                 format!(
                     "{}: behind ticket {last} no id of the ticket layout would be left: they end at {DEFAULT_MAX_ID}",
-                    self.server.at()
+                    session.at()
                 ),
             ));
         }
@@ -207,7 +207,7 @@ impl Tickets {
                 ErrorKind::Refused,
                 format!(
                     "{}: ticket {last} is past the end of generator_table.id ({column}). Widen it first: seqsvr migrate --widen",
-                    self.server.at()
+                    session.at()
                 ),
             ));
         }
