@@ -129,7 +129,7 @@ fn certificates_of_the_server() {
 fn a_certificate_of_its_own() {
     for flavor in [Flavor::MariaDb, Flavor::MySql9] {
         let authority = Authority::new();
-        let (database, setup) = start(flavor, &authority);
+        let (mut database, setup) = start(flavor, &authority);
         sql(&database, "ALTER USER 'ids'@'%' REQUIRE SUBJECT '/CN=node'");
         let (code, output) = setup.run(&[]);
         assert!(code == 78 && output.contains("1045"), "{flavor:?}: without one: {output}");
@@ -156,6 +156,28 @@ fn a_certificate_of_its_own() {
         }
         server.wait_until_ready();
         assert_eq!(server.next(), 101, "{flavor:?}");
+
+        // Another's again, while it runs.
+        let put = |name: &str| {
+            for kind in ["pem", "key"] {
+                fs::copy(authority.file(&format!("{name}.{kind}")), authority.file(&format!("node.{kind}"))).unwrap();
+            }
+        };
+        fs::rename(authority.file("node.pem"), authority.file("right.pem")).unwrap();
+        fs::rename(authority.file("node.key"), authority.file("right.key")).unwrap();
+        let ask_until = |log: &str| {
+            eventually(log, || {
+                server.get("/new?count=50");
+                server.log().contains(log).then_some(())
+            });
+        };
+        database.kill();
+        ask_until("Connection refused");
+        put("other");
+        database.restart();
+        ask_until("error 1045");
+        put("right");
+        ask_until("works again");
 
         // A key that is not the certificate's does not become right by itself.
         fs::copy(authority.file("other.key"), authority.file("node.key")).unwrap();

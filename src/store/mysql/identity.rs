@@ -74,7 +74,7 @@ impl Identity {
                 ));
             }
         }
-        session.server.is_galera(variables.is_galera());
+        session.server.set_galera(variables.is_galera());
         if variables.is_galera() {
             session.execute(GALERA_SESSION).await?;
         }

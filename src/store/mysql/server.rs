@@ -130,7 +130,7 @@ impl Server {
         format!("MySQL at {}, database {}", self.config.host.all()[host], self.config.database)
     }
 
-    fn is_one_of_several(&self) -> bool {
+    fn has_stand_ins(&self) -> bool {
         self.config.host.all().len() > 1
     }
 
@@ -138,8 +138,8 @@ impl Server {
         self.config.require_durable.0
     }
 
-    /// From now on each session waits for what the cluster has committed before it.
-    pub(super) fn is_galera(&self, is_galera: bool) {
+    /// Of a cluster: from now on each session waits for what was committed before it.
+    pub(super) fn set_galera(&self, is_galera: bool) {
         self.is_galera.store(is_galera, Ordering::Relaxed);
     }
 
@@ -208,12 +208,12 @@ impl Server {
                 }
             }
             // A stand-in is left alone until it is the primary, whatever the account may do there.
-            let takes_writes = !self.is_one_of_several() || takes_writes(&mut conn).await?;
+            let takes_writes = !self.has_stand_ins() || takes_writes(&mut conn).await?;
             Ok((conn, takes_writes))
         };
         let error = match timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok((conn, true))) => {
-                if self.is_one_of_several() {
+                if self.has_stand_ins() {
                     self.heard(origin, true);
                 }
                 self.tell(origin);
@@ -231,7 +231,8 @@ impl Server {
                 self.timed_out(origin, "connecting", CONNECT_TIMEOUT)
             }
         };
-        if self.is_one_of_several() {
+        // Of one host its account, or a certificate, may have been put right: only a new pool sees that.
+        if self.has_stand_ins() || error.kind == ErrorKind::Misconfigured {
             self.leave(origin);
         }
         Err(error)
