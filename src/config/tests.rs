@@ -1,5 +1,6 @@
 //! The configuration as a table: what works, and what each mistake is told.
 
+use super::mysql::check_pem;
 use super::*;
 
 const SEED: &str = "#app\nport: ':8000'\n\n#service\nstep: 100\n\n#db\nmysql:\n  user: 'root'\n  password: ''\n  \
