@@ -45,6 +45,7 @@ tests! {
     rewind_across_a_restart
     failover
     failover_fenced_by_hand
+    a_primary_that_comes_back
     another_step
     migrations_under_load
     migrations_on_a_cluster
