@@ -8,8 +8,8 @@ use std::ffi::OsString;
 use std::iter;
 
 use super::database::{Database, Flavor};
-use super::process::{free_port, unpacked};
-use super::server::eventually;
+use super::process::unpacked;
+use super::server::{eventually, steady_ports};
 use super::sql;
 
 const NODES: usize = 3;
@@ -25,7 +25,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts all nodes; when it returns, they are one cluster.
     pub fn start() -> Self {
-        let ports: Vec<u16> = iter::repeat_with(free_port).take(NODES).collect();
+        let ports: [u16; NODES] = steady_ports();
         let members: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let address = format!("--wsrep-cluster-address=gcomm://{}", members.join(","));
         let mut cluster = Self { nodes: Vec::new() };
@@ -95,12 +95,13 @@ impl Cluster {
 fn start_node(i: usize, port: u16, cluster_address: &str) -> Database {
     let galera = unpacked("galera");
     let provider = format!("--wsrep-provider={}", galera.join("lib/libgalera_smm.so").display());
+    // Two that differ: of ports that are merely free the kernel may name one twice.
+    let [for_writes, for_all] = steady_ports();
     // The cache of writes would be 128 MB a node.
     let options = format!(
-        "--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:{port};ist.recv_addr=127.0.0.1:{};gcache.size=16M",
-        free_port()
+        "--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:{port};ist.recv_addr=127.0.0.1:{for_writes};gcache.size=16M"
     );
-    let receive = format!("--wsrep-sst-receive-address=127.0.0.1:{}", free_port());
+    let receive = format!("--wsrep-sst-receive-address=127.0.0.1:{for_all}");
     let id = format!("--server-id={}", i + 1);
     let mut args = vec![
         "--wsrep-on=ON",
