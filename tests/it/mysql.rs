@@ -163,10 +163,20 @@ fn a_counter_that_went_back_while_nodes_hold_ids() {
         assert!(busy.metric("seqsvr_ids_held") > 1_000.0);
         assert!(busy.metric("seqsvr_leases_total{outcome=\"regressed\"") > 0.0);
 
-        // A new node remembers nothing, but the busy one has said in the database what it holds.
+        // A new node remembers nothing, but the busy one says in the database what it holds: at each refusal, until it could.
+        eventually("it is said", || {
+            let first_ticket = sql_value(&database, "SELECT first_ticket FROM sequence.seqsvr_meta");
+            (first_ticket.parse::<u64>().unwrap() > 1_000).then_some(())
+        });
         let other = new.start();
         let refused = other.get("/new");
-        assert!(refused.status == 503 && refused.body.contains("went back"), "{refused:?}");
+        assert!(
+            refused.status == 503 && refused.body.contains("went back"),
+            "{refused:?}, {:?}: {}\n{}\n{ready:?}",
+            sql(&database, "SELECT * FROM sequence.seqsvr_meta; SELECT id FROM sequence.generator_table"),
+            busy.log(),
+            other.log()
+        );
         // Nobody creeps up to what is held.
         std::thread::sleep(Duration::from_secs(3));
         let row: u64 = sql_value(&database, HIGHEST_ROW).parse().unwrap();
