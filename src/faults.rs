@@ -11,6 +11,18 @@ pub enum Guard {
     Mark,
     /// `fence`: a counter is leased from on the server alone that it was last fenced for.
     Fence,
+    /// `epoch`: a counter is leased from only in the epoch in which it was last fenced.
+    Epoch,
+    /// `evidence`: a server or cluster counts as the same one only if that is shown, not if it has the same name.
+    Evidence,
+    /// `row_format`: nothing is leased from a server that logs statements as text.
+    RowFormat,
+    /// `engine`: the tables are transactional.
+    Engine,
+    /// `file`: the embedded store's file is the one that was leased from, not a copy.
+    File,
+    /// `write_ahead`: what a node remembers is never behind what it leased.
+    WriteAhead,
     /// `one_writer`: of several hosts only one takes writes.
     OneWriter,
     /// `step`: the step of a ticket is the recorded one.
@@ -58,9 +70,15 @@ mod built_in {
 
     use super::Guard;
 
-    const NAMES: [(&str, Guard); 14] = [
+    const NAMES: [(&str, Guard); 20] = [
         ("mark", Guard::Mark),
         ("fence", Guard::Fence),
+        ("epoch", Guard::Epoch),
+        ("evidence", Guard::Evidence),
+        ("row_format", Guard::RowFormat),
+        ("engine", Guard::Engine),
+        ("file", Guard::File),
+        ("write_ahead", Guard::WriteAhead),
         ("one_writer", Guard::OneWriter),
         ("step", Guard::Step),
         ("state", Guard::State),
