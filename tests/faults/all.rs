@@ -6,6 +6,7 @@ use crate::{clock, clusters, counters, database, kills, network, nodes, stores};
 pub const ALL: &[Fault] = &[
     Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
     Fault { name: "rewind_across_a_restart", guards: "mark", run: counters::rewind_across_a_restart },
+    Fault { name: "fenced_past_a_written_mark", guards: "write_ahead", run: counters::fenced_past_a_written_mark },
     Fault { name: "failover", guards: "fence", run: clusters::failover },
     Fault { name: "failover_fenced_by_hand", guards: "", run: clusters::failover_fenced_by_hand },
     Fault { name: "a_primary_that_comes_back", guards: "one_writer", run: clusters::a_primary_that_comes_back },
@@ -27,6 +28,7 @@ pub const ALL: &[Fault] = &[
         guards: "configured_server,store",
         run: stores::the_socket_of_another_server,
     },
+    Fault { name: "copied_embedded_store", guards: "file", run: stores::copied_embedded_store },
     Fault { name: "killed_on_the_embedded_store", guards: "commit", run: stores::killed_on_the_embedded_store },
     Fault { name: "kill_of_the_server", guards: "", run: kills::kill_of_the_server },
     Fault { name: "kill_of_the_database", guards: "", run: kills::kill_of_the_database },

@@ -43,6 +43,7 @@ macro_rules! tests {
 tests! {
     rewind_under_load
     rewind_across_a_restart
+    fenced_past_a_written_mark
     failover
     failover_fenced_by_hand
     a_primary_that_comes_back
@@ -60,6 +61,7 @@ tests! {
     a_cache_in_front
     another_store
     the_socket_of_another_server
+    copied_embedded_store
     killed_on_the_embedded_store
     kill_of_the_server
     kill_of_the_database
