@@ -290,11 +290,12 @@ pub fn fenced_past_a_written_mark(run: &Run) -> Outcome {
     let mut outcome = Outcome::default();
     for layout in LAYOUTS {
         let database = Database::start(Flavor::MariaDb);
+        let mut all = Checker::default();
         for _ in 0..run.rounds(5, 1) {
             outcome.rounds += 1;
             let setup = run.node_on(&database, layout).env("SEQSVR_REFILL__MAX_BLOCK", "300");
             let mut killed = super::rig::start(&setup);
-            let mut all = load(&[killed.port()], 4, 4_000);
+            all.merge(load(&[killed.port()], 4, 4_000));
             killed.kill();
             let json = std::fs::read(setup.folder().join("data/node.json")).expect("it is written");
             let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
@@ -303,9 +304,8 @@ pub fn fenced_past_a_written_mark(run: &Run) -> Outcome {
             command(&setup, &format!("fence default --past {} --yes", mark - 1));
             let new = run.node_on(&database, layout);
             all.merge(load(&[super::rig::start(&new).port()], 4, 4_000));
-            outcome.take_in(all);
-            sql(&database, "DROP DATABASE sequence; CREATE DATABASE sequence");
         }
+        outcome.take_in(all);
     }
     outcome
 }
