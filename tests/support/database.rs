@@ -116,6 +116,8 @@ impl Database {
             .tempdir_in("/tmp")
             .expect("no temporary folder for the database");
         copy_folder(data, &folder.path().join("data"));
+        // A server that starts deletes the temporary tables that it finds, and they could be another one's.
+        fs::create_dir(folder.path().join("tmp")).expect("no folder for temporary tables");
         Self { installation, args, path, port: 0, socket: folder.path().join("sock"), child: None, folder }
     }
 
@@ -240,6 +242,7 @@ impl Database {
         command
             .arg(path_arg("--datadir=", &self.data()))
             .arg(path_arg("--socket=", &self.socket))
+            .arg(path_arg("--tmpdir=", &self.folder.path().join("tmp")))
             .arg(path_arg("--pid-file=", &self.folder.path().join("pid")))
             .arg(format!("--port={}", self.port))
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])
