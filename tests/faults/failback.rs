@@ -108,7 +108,7 @@ fn there_and_back(run: &Run, case: &Case) -> Checker {
         wait_for_outcome(&new_node, "not_fenced");
         assert_eq!(new_node.get("/readyz").status, 503);
         eventually("the idle sequence is refused too", || {
-            let some = ask(case.idle, 1, &[nodes.low.port()], 20);
+            let some = ask(case.idle, 100, &[nodes.low.port()], 4);
             let refuses = some.verdict().errors > 0;
             all.merge(ids(&some));
             refuses.then_some(())

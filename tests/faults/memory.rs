@@ -86,6 +86,8 @@ enum Late {
     Locked,
     /// The node is held up right before the statement.
     HeldUp,
+    /// The statement fails several times.
+    Fails,
 }
 
 /// A node finds that the counter went back, and can't record that at once. Whoever reads that it says so may start a new
@@ -93,7 +95,7 @@ enum Late {
 pub fn a_regression_that_is_recorded_late(run: &Run) -> Outcome {
     let mut outcome = Outcome::default();
     for layout in LAYOUTS {
-        for late in [Late::Locked, Late::HeldUp] {
+        for late in [Late::Locked, Late::HeldUp, Late::Fails] {
             outcome.rounds += 1;
             let all = go_back(run, layout, late);
             println!("{layout:?}, {late:?}: {}", all.verdict());
@@ -107,11 +109,12 @@ fn go_back(run: &Run, layout: Layout, late: Late) -> Checker {
     let database = Database::start(Flavor::MariaDb);
     sql(&database, ACCOUNT);
     let node = || run.node_on(&database, layout).env("SEQSVR_LIMITS__WAIT", "1s");
-    let (held_up, new) = (node().env("FAILPOINTS", "regression-recorded=sleep(2000)"), node());
-    let busy = match late {
-        Late::Locked => start(&node()),
-        Late::HeldUp => start(&held_up),
-    };
+    let new = node();
+    let busy = start(&match late {
+        Late::Locked => node(),
+        Late::HeldUp => node().env("FAILPOINTS", "regression-recorded=sleep(2000)"),
+        Late::Fails => node().env("FAILPOINTS", "regression-recorded=5*return->off"),
+    });
     let mut all = load(&[busy.port()], 4, 20_000);
     busy.signal("STOP");
     sql(&database, layout.rewind());

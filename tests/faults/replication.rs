@@ -50,7 +50,7 @@ fn promote_one_that_logs(run: &Run, flavor: Flavor, layout: Layout, format: Form
     }
     if run.is_guarded() {
         assert_rows_are_equal(&pair);
-        all.merge(change_format_and_back(&pair, &server));
+        all.merge(change_format_and_back(&pair, &server, &by_hand));
         assert_rows_are_equal(&pair);
     } else {
         // It remembers what it leased.
@@ -80,8 +80,8 @@ fn promote_one_that_logs(run: &Run, flavor: Flavor, layout: Layout, format: Form
     all
 }
 
-/// Statements are logged as text for a while: the node refuses to lease then, and goes on afterwards.
-fn change_format_and_back(pair: &Pair, server: &Server) -> Checker {
+/// Statements are logged as text for a while: the node and a new one refuse to lease then, and the node goes on afterwards.
+fn change_format_and_back(pair: &Pair, server: &Server, new: &Setup) -> Checker {
     let mut all = Checker::default();
     let set = |format| {
         pair.set_format(format);
@@ -92,14 +92,14 @@ fn change_format_and_back(pair: &Pair, server: &Server) -> Checker {
     };
     set(Format::Statement);
     eventually("it refuses", || {
-        all.merge(ids(&load_of("/new?count=200", &[server.port()], 4, 8)));
-        let ready = server.get("/readyz");
-        (ready.status == 503 && ready.body.contains("binlog_format")).then_some(())
+        all.merge(ids(&load_of("/new?count=200", &[server.port()], 4, 4)));
+        server.get("/readyz").body.contains("binlog_format").then_some(())
     });
     wait_for_outcome(server, "misconfigured");
+    assert_refused(new, &["binlog_format"]);
     assert_rows_are_equal(pair);
     set(Format::Mixed);
-    server.wait_until_ready();
+    eventually("it leases again", || (!server.get("/readyz").body.contains("leasing fails")).then_some(()));
     all.merge(load_of("/new?count=200", &[server.port()], 4, 40));
     all
 }
