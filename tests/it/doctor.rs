@@ -129,8 +129,9 @@ fn each_fault_has_its_row() {
         let elsewhere = "UPDATE seqsvr_meta SET state = 'ok', server = 'old'";
         row(elsewhere, "identity", "fail", &["'old'", &server, "mysql.failover_skip"]);
         sql(&database, &format!("UPDATE sequence.seqsvr_meta SET server = '{server}'"));
-        let fence = "UPDATE seqsvr_sequence SET server = CONCAT('old ', server)";
-        row(fence, "counters", "fail", &["1 of 1 were last fenced for another server: orders", "advance"]);
+        let words =
+            ["1 of 1 were not fenced since the database moved to another server: orders", "seqsvr fence --skip"];
+        row("UPDATE seqsvr_sequence SET epoch = 0", "counters", "fail", &words);
         row("UPDATE seqsvr_sequence SET server = 'regressed'", "counters", "fail", &["1 of 1 went back: orders"]);
         let (code, output) = setup.run(&["sequence", "advance", "orders", "--to", "1000000"]);
         assert_eq!(code, 0, "{output}");

@@ -32,3 +32,4 @@ mod seed;
 mod sequences;
 mod systemd;
 mod tls;
+mod upgrade;

@@ -234,7 +234,7 @@ impl Kind {
 
 /// What the account lacks is told as the statement that gives it.
 fn denied(failed: Failed, grant: &str) -> StoreError {
-    let is_denied = failed.server.as_ref().is_some_and(|server| server.code == TABLE_DENIED);
+    let is_denied = failed.is(&[TABLE_DENIED]);
     let mut error = StoreError::from(failed);
     if is_denied {
         error.what += &format!(
