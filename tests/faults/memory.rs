@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::counters::ids;
 use crate::database::{ACCOUNT, Holder};
-use crate::rig::{LAYOUTS, Layout, Outcome, Run, command, mark, start};
+use crate::rig::{LAYOUTS, Layout, Outcome, Run, command, mark, start, wait_for_outcome};
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{load, load_of};
@@ -134,6 +134,10 @@ fn go_back(run: &Run, layout: Layout, late: Late) -> Checker {
         lock = Holder::new();
     }
     eventually("it says so", || ready().contains("went back").then_some(()));
+    if matches!(late, Late::Fails) {
+        // It was tried again.
+        wait_for_outcome(&busy, "conflict");
+    }
     let new_node = new.start();
     drop(lock);
     all.merge(ids(&load_of("/new?count=20", &[new_node.port()], 4, 20)));
