@@ -16,6 +16,7 @@ mod counter;
 mod database;
 mod examine;
 mod identity;
+mod make;
 mod migrate;
 mod server;
 mod session;

@@ -243,25 +243,21 @@ impl Database {
         Ok(opened)
     }
 
-    /// Tickets must rise; a server that caches auto-increments can be told not to, by the table.
+    /// Tickets must rise. On some makes of server they do so only if the table says so.
     async fn check_rising(
         &self,
         session: &mut Session<'_>,
         identity: &Identity,
         is_there: bool,
     ) -> Result<(), StoreError> {
-        let Some(server) = &identity.caches else { return Ok(()) };
+        let Some(server) = &identity.not_rising else { return Ok(()) };
         if is_there {
             let rows: Vec<(String, String)> = session.rows("SHOW CREATE TABLE generator_table").await?;
-            if rows.first().is_some_and(|(_, ddl)| ddl.to_ascii_uppercase().contains("AUTO_ID_CACHE=1 ")) {
+            if rows.first().is_some_and(|(_, ddl)| server.rises_in(ddl)) {
                 return Ok(());
             }
         }
-        Err(self.misconfigured(&format!(
-            "this is {server}, which caches auto-increment values per server: unique, but not rising. generator_table can be used \
-             on TiDB if it is made with AUTO_ID_CACHE 1; or declare the sequence default in the configuration (sequences: \
-             {{default: {{}}}}), which puts it into the counter layout of a new database"
-        )))
+        Err(self.misconfigured(&server.refusal()))
     }
 
     fn gone(&self, what: &str, told_by: &str) -> StoreError {

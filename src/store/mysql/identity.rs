@@ -3,6 +3,7 @@
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts};
 
+use super::make::NotRising;
 use super::server::GALERA_SESSION;
 use super::{ErrorKind, Session, StoreError};
 use crate::config::DatabaseHost;
@@ -12,8 +13,8 @@ use crate::config::DatabaseHost;
 pub(super) struct Identity {
     /// An expression whose value is the identity: a cluster's own where there is one, for its nodes share the counter.
     pub(super) expression: &'static str,
-    /// The make and version of a server that caches auto-increments: unique, but not rising. No tickets can be had from it.
-    pub(super) caches: Option<String>,
+    /// The make, if its auto-increment values do not rise: no tickets can be leased from it.
+    pub(super) not_rising: Option<NotRising>,
 }
 
 /// What is asked of a server.
@@ -52,11 +53,7 @@ impl Identity {
     pub(super) async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
         let variables = Variables(session.rows(Variables::QUERY).await?);
         let value = |name| variables.value(name);
-        let version = format!("{} {}", value("version"), value("version_comment"));
-        let caches = ["TiDB", "Vitess"]
-            .into_iter()
-            .find(|make| version.to_ascii_lowercase().contains(&make.to_ascii_lowercase()))
-            .map(|make| format!("{make} ({version})"));
+        let not_rising = NotRising::recognise(value("version"), value("version_comment"));
         if session.server.requires_durable() {
             let is_logged = value("log_bin").eq_ignore_ascii_case("ON");
             let lossy = [("innodb_flush_log_at_trx_commit", true), ("sync_binlog", is_logged)]
@@ -78,7 +75,7 @@ impl Identity {
         if variables.is_galera() {
             session.execute(GALERA_SESSION).await?;
         }
-        Ok(Self { expression: variables.expression(), caches })
+        Ok(Self { expression: variables.expression(), not_rising })
     }
 
     /// What the other hosts of `mysql.host` are beside the one that is connected, which has this identity.
