@@ -5,9 +5,9 @@
 //!
 //! Not in the table, on purpose:
 //! - NDB Cluster, Spider and `SequoiaDB` are storage engines: `engines.rs` looks at the table.
-//! - `MariaDB` Xpand promises rising auto-increments; only its `AUTO_UNIQUE` columns do not rise.
+//! - MariaDB Xpand promises rising auto-increments; only its `AUTO_UNIQUE` columns do not rise.
 //! - TDSQL does not promise rising values for a sharded table, but `generator_table` has no shard key. Its version is also that
-//!   of Tencent's plain `MySQL`, so the two cannot be told apart.
+//!   of Tencent's plain MySQL, so the two cannot be told apart.
 
 /// A make of server.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,11 +17,11 @@ struct Make {
     signs: &'static [&'static str],
     /// Why its auto-increment values do not rise.
     why: &'static str,
-    /// The option of `CREATE TABLE` with which they do, and what `SHOW CREATE TABLE` says then, in upper case and without spaces.
+    /// The option of `CREATE TABLE` with which they do, and what `SHOW CREATE TABLE` says then: in upper case, no space around `=`.
     option: Option<(&'static str, &'static str)>,
 }
 
-const MAKES: [Make; 6] = [
+static MAKES: [Make; 6] = [
     // Its manual, "AUTO_INCREMENT": 30,000 values are cached by each TiDB server, unless AUTO_ID_CACHE is 1 (since 6.4).
     Make {
         name: "TiDB",
@@ -78,8 +78,7 @@ impl NotRising {
     /// Whether the values of a table rise all the same, by its `SHOW CREATE TABLE`.
     pub(super) fn rises_in(&self, ddl: &str) -> bool {
         let Some((_, shown)) = self.make.option else { return false };
-        let ddl: String = ddl.to_ascii_uppercase().split_whitespace().collect::<Vec<_>>().join(" ");
-        let ddl = ddl.replace(" = ", "=");
+        let ddl = ddl.to_ascii_uppercase().replace(" = ", "=");
         // AUTO_ID_CACHE=100 is another value than 1.
         ddl.match_indices(shown).any(|(at, _)| !ddl[at + shown.len()..].starts_with(|next: char| next.is_ascii_digit()))
     }
