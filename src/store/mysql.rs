@@ -14,6 +14,7 @@ use crate::segment::Block;
 
 mod counter;
 mod database;
+mod engines;
 mod examine;
 mod identity;
 mod make;

@@ -22,6 +22,7 @@ mod kills;
 mod network;
 mod nodes;
 mod rig;
+mod storage;
 mod stores;
 
 use std::process::ExitCode;

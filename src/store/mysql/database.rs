@@ -7,6 +7,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use tokio::time::sleep;
 
+use super::engines;
 use super::identity::{ONE_IS_TO_WRITE, Role};
 use super::{ErrorKind, Identity, Server, Session, StoreError};
 use crate::config::{NewSequence, Step};
@@ -186,6 +187,7 @@ impl Database {
     async fn look_and_make(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
         let identity = Identity::of(session).await?;
         check_only_writer(session, &identity).await?;
+        engines::check(session).await?;
         let tables: Vec<String> = session
             .rows(
                 "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
@@ -405,5 +407,6 @@ pub(super) async fn create(session: &mut Session<'_, impl Queryable>, missing: &
             Err(failed) => return Err(failed.error),
         }
     }
-    Ok(())
+    // A server without InnoDB makes them with another engine, and only warns.
+    engines::check(session).await
 }
