@@ -57,11 +57,13 @@ async fn look(server: &Server, expected: Expected<'_>, findings: &mut Vec<Findin
     };
     findings.extend(identity.roles_of_others(&mut session).await?.into_iter().map(host));
     let state = state::Facts::ask(&mut session, &identity, &tables, expected).await?;
+    let began_at = if tables.has(tables::GENERATOR) { rows::highest(&mut session).await? } else { 0 };
     findings.extend(state.judge(expected));
     findings.extend(counters::examine(&mut session, &identity, &tables, &state, expected).await?);
     if tables.has(tables::GENERATOR) {
         let increment = facts.number("auto_increment_increment").unwrap_or(1);
-        findings.extend(rows::Facts::ask(&mut session, increment, expected).await?.judge());
+        let is_in_use = matches!(state.meta, Ok(Some(_)));
+        findings.extend(rows::Facts::ask(&mut session, began_at, increment, is_in_use, expected).await?.judge());
     }
     session.close_if_useless().await;
     Ok(())
