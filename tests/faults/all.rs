@@ -1,7 +1,7 @@
 //! The faults, in the order of docs/guarantees.md.
 
 use crate::rig::Fault;
-use crate::{clock, clusters, counters, database, kills, network, nodes, storage, stores};
+use crate::{clock, clusters, counters, database, kills, network, nodes, stores};
 
 pub const ALL: &[Fault] = &[
     Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
@@ -22,7 +22,6 @@ pub const ALL: &[Fault] = &[
     Fault { name: "many_at_once", guards: "cursor", run: nodes::many_at_once },
     Fault { name: "a_cache_in_front", guards: "no_store", run: nodes::a_cache_in_front },
     Fault { name: "another_store", guards: "store", run: stores::another_store },
-    Fault { name: "storage_without_transactions", guards: "engine", run: storage::storage_without_transactions },
     Fault {
         name: "the_socket_of_another_server",
         guards: "configured_server,store",

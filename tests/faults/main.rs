@@ -15,7 +15,6 @@ mod network;
 mod nodes;
 #[allow(dead_code)] // make torture reads the rest
 mod rig;
-mod storage;
 mod stores;
 
 use rig::Run;
@@ -60,7 +59,6 @@ tests! {
     many_at_once
     a_cache_in_front
     another_store
-    storage_without_transactions
     the_socket_of_another_server
     killed_on_the_embedded_store
     kill_of_the_server

@@ -22,7 +22,6 @@ mod kills;
 mod network;
 mod nodes;
 mod rig;
-mod storage;
 mod stores;
 
 use std::process::ExitCode;
