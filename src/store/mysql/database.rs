@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::super::guard::{FENCE_ALL, REGRESSED};
 use super::counter::NO_SUCH_TABLE;
+use super::engines;
 use super::identity::{ONE_IS_TO_WRITE, Role, quoted, statement_format};
 use super::members::Members;
 use super::{ErrorKind, Identity, Purpose, Script, Server, Session, StoreError};
@@ -322,6 +323,7 @@ impl Database {
 
     async fn look_and_make(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
         let identity = Identity::of(session).await?;
+        engines::check(session).await?;
         let tables: Vec<String> = session
             .rows(
                 "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
@@ -525,25 +527,21 @@ impl Database {
         Ok(())
     }
 
-    /// Tickets must rise; a server that caches auto-increments can be told not to, by the table.
+    /// Tickets must rise. On some makes of server they do so only if the table says so.
     async fn check_rising(
         &self,
         session: &mut Session<'_>,
         identity: &Identity,
         is_there: bool,
     ) -> Result<(), StoreError> {
-        let Some(server) = &identity.caches else { return Ok(()) };
+        let Some(server) = &identity.not_rising else { return Ok(()) };
         if is_there {
             let rows: Vec<(String, String)> = session.rows("SHOW CREATE TABLE generator_table").await?;
-            if rows.first().is_some_and(|(_, ddl)| ddl.to_ascii_uppercase().contains("AUTO_ID_CACHE=1 ")) {
+            if rows.first().is_some_and(|(_, ddl)| server.rises_in(ddl)) {
                 return Ok(());
             }
         }
-        Err(self.misconfigured(&format!(
-            "this is {server}, which caches auto-increment values per server: unique, but not rising. generator_table can be used \
-             on TiDB if it is made with AUTO_ID_CACHE 1; or declare the sequence default in the configuration (sequences: \
-             {{default: {{}}}}), which puts it into the counter layout of a new database"
-        )))
+        Err(self.misconfigured(&server.refusal()))
     }
 
     fn gone(&self, what: &str, told_by: &str) -> StoreError {
@@ -705,5 +703,6 @@ pub(super) async fn create(session: &mut Session<'_, impl Queryable>, missing: &
             Err(failed) => return Err(failed.error),
         }
     }
-    Ok(())
+    // A server without InnoDB makes them with another engine, and only warns.
+    engines::check(session).await
 }
