@@ -160,7 +160,7 @@ impl Opened {
         if !is_row_logged {
             // It was made before that was changed.
             session.is_useless = true;
-            return Err(statement_format(session.at()));
+            return Err(statement_format(&session.at()));
         }
         if !is_proven {
             return Err(self.moved(&session.at()));

@@ -4,6 +4,8 @@
 //! identity comes with a proof, which every lease asks again, and with the cluster's members; and another host counts as the
 //! same only if it shows what only the same server or cluster can know.
 
+use std::sync::Arc;
+
 use mysql_async::Value;
 use mysql_async::prelude::Queryable;
 
@@ -12,7 +14,6 @@ use super::members::Members;
 use super::{ErrorKind, Failed, Server, Session, StoreError};
 use crate::config::DatabaseHost;
 use crate::faults::{self, Guard as Switch};
-use std::sync::Arc;
 
 /// On a Galera node each statement waits for what the cluster has committed before it, so that a look after an INSERT can't
 /// miss a migration that another node began.
@@ -238,9 +239,10 @@ fn denied(failed: Failed, grant: &str) -> StoreError {
     let is_denied = failed.is(&[TABLE_DENIED]);
     let mut error = StoreError::from(failed);
     if is_denied {
-        error.what += &format!(
-            ". A cluster's members must be known, or a part that was split off could repeat IDs. As an administrator: {grant} \
-             TO the account"
+        error.what = format!(
+            "{}. A cluster's members must be known, or a part that was split off could repeat IDs. As an administrator: {grant} \
+             TO the account",
+            error.what
         );
     }
     error
@@ -260,7 +262,7 @@ impl Identity {
         let not_rising = NotRising::recognise(value("version"), value("version_comment"));
         let is_logged = variables.is("log_bin", "ON");
         if is_logged && variables.is("binlog_format", "STATEMENT") && !faults::is_off(Switch::RowFormat) {
-            return Err(statement_format(session.at()));
+            return Err(statement_format(&session.at()));
         }
         if session.server.requires_durable() {
             let lossy = [("innodb_flush_log_at_trx_commit", true), ("sync_binlog", is_logged)]
@@ -396,7 +398,7 @@ pub(super) fn stray(at: &str, why: &str) -> StoreError {
 }
 
 /// The error for a server that logs statements as text: a lease's WHERE is evaluated by each replica on its own.
-pub(super) fn statement_format(at: String) -> StoreError {
+pub(super) fn statement_format(at: &str) -> StoreError {
     StoreError::new(
         ErrorKind::Misconfigured,
         format!(

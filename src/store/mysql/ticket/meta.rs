@@ -74,7 +74,7 @@ impl Tickets {
         if !is_row_logged {
             // It was made before that was changed.
             session.is_useless = true;
-            return Err(statement_format(session.at()));
+            return Err(statement_format(&session.at()));
         }
         if !is_proven || (server != opened.identity.name && are_on(&[Switch::Epoch, Switch::Fence])) {
             return Err(opened.moved(&session.at()));
