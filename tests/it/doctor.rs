@@ -448,7 +448,7 @@ fn the_embedded_store() {
     let file = setup.folder().join("data/seqsvr.db");
     let run = |change: &str| rusqlite::Connection::open(&file).unwrap().execute_batch(change).unwrap();
     run("UPDATE seqsvr_sequence SET next_id = 50");
-    doctor(&setup).has("counters", "fail", &["1 of 1 went back: default", "seqsvr sequence advance"]);
+    doctor(&setup).has("counters", "fail", &["1 of 1 went back: default", "seqsvr fence NAME --past"]);
     run("UPDATE seqsvr_sequence SET next_id = max_id + 1");
     doctor(&setup).has("capacity of default", "fail", &["100.0 %", "--max-id"]);
     run("UPDATE seqsvr_meta SET store_id = 'other'");

@@ -309,11 +309,11 @@ impl Database {
         ))
     }
 
-    /// Leases nothing: looks, and makes what is missing. What seems to be gone is looked for twice: another node may make
-    /// tables and rows just now, between one look and the next.
+    /// Leases nothing: looks, and makes what is missing. What seems to be gone is looked for twice: another node, or another
+    /// session of this one, may make tables and rows just now, between one look and the next.
     async fn open(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
         match self.look_and_make(session).await {
-            Err(error) if error.kind == ErrorKind::Misconfigured => {
+            Err(error) if matches!(error.kind, ErrorKind::Misconfigured | ErrorKind::OtherStore) => {
                 sleep(PAUSE_BEFORE_LOOK).await;
                 self.look_and_make(session).await
             }
