@@ -10,7 +10,8 @@
 #   Galera   its library, and the scripts by which a node copies another's data;
 #            these are in mariadb-server, which would start a service, so both are
 #            unpacked into the cache folder
-#   others   nginx, haproxy, prometheus, rsync, lsof, ss, strace and libfaketime of the system
+#   others   nginx, haproxy, prometheus, rsync, lsof, ss, strace, bindfs and
+#            libfaketime of the system
 #
 # The cache is ${SEQSVR_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seqsvr}; the
 # tests find MySQL by the same rule (tests/support/process.rs).
@@ -120,7 +121,8 @@ END
 # Prints the packages that are missing.
 missing() {
     missing_of mariadbd:mariadb-server-core mariadb-install-db:mariadb-server-core my_print_defaults:mariadb-client-core \
-        nginx:nginx-light haproxy:haproxy prometheus:prometheus rsync:rsync lsof:lsof ss:iproute2 strace:strace
+        nginx:nginx-light haproxy:haproxy prometheus:prometheus rsync:rsync lsof:lsof ss:iproute2 strace:strace \
+        bindfs:bindfs fusermount3:fuse3
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
 }
 
@@ -170,4 +172,4 @@ echo "mysqld $version ($mysql_root/usr/sbin/mysqld)"
 has_galera || install_galera
 echo "galera ($galera_root)"
 
-echo "tools: nginx haproxy prometheus rsync lsof ss strace libfaketime"
+echo "tools: nginx haproxy prometheus rsync lsof ss strace bindfs libfaketime"

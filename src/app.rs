@@ -5,7 +5,6 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -267,26 +266,10 @@ impl Background {
     }
 }
 
-/// Writes what the node remembers; whether that worked. A failure is told once, and when it works again.
+/// Writes what the node remembers; whether that worked.
 async fn save(node: &Arc<Node>) -> bool {
-    /// Relaxed: it only keeps the log short.
-    static IS_FAILING: AtomicBool = AtomicBool::new(false);
     let node = node.clone();
-    match tokio::task::spawn_blocking(move || node.save()).await {
-        Ok(Ok(())) => {
-            if IS_FAILING.swap(false, Ordering::Relaxed) {
-                tracing::info!("what this node remembers is written to data_dir again");
-            }
-            true
-        }
-        Ok(Err(error)) => {
-            if !IS_FAILING.swap(true, Ordering::Relaxed) {
-                tracing::warn!("what this node remembers can't be written to data_dir, and is tried again: {error}");
-            }
-            false
-        }
-        Err(_) => false,
-    }
+    tokio::task::spawn_blocking(move || node.save_or_warn()).await.unwrap_or(false)
 }
 
 /// The signals that end the server.

@@ -3,11 +3,16 @@
 //! All of it is in `node.json` in the data directory, written whole to a new file and renamed. Losing it costs a guard,
 //! never an id. One process holds the directory (a locked file); another goes on with an identity of its own and
 //! remembers nothing.
+//!
+//! Each sequence has two marks there. `leased_to` is exact when it is written, and the guard judges by it after a restart; a
+//! node that is killed may have leased more. `high_water_marks` is written ahead of what is leased and never behind it, so
+//! that an operator can fence past it. A clean stop makes both exact.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +24,11 @@ use crate::name::SequenceName;
 
 const FILE: &str = "node.json";
 const LOCK: &str = "node.lock";
+
+/// A mark is written ahead by so many leases of the size of the last one.
+const LEASES_AHEAD: u64 = 8;
+
+type Marks = BTreeMap<SequenceName, u64>;
 
 /// Why the data directory can't be used.
 #[derive(Debug, Error)]
@@ -62,9 +72,13 @@ struct Remembered {
     /// `seqsvr adopt` was run: the next store that is found is accepted.
     #[serde(default)]
     is_adopting: bool,
-    /// Sequence name -> the largest block end leased (exclusive).
+    /// Sequence name -> what no block end (exclusive) that was leased is above.
     #[serde(default)]
-    high_water_marks: BTreeMap<SequenceName, u64>,
+    high_water_marks: Marks,
+    /// Sequence name -> the largest block end leased (exclusive). An early build has `high_water_marks` alone, which are
+    /// exact there.
+    #[serde(default)]
+    leased_to: Option<Marks>,
 }
 
 /// This node.
@@ -73,6 +87,8 @@ pub struct Node {
     state: Mutex<State>,
     /// The directory, where this process holds it.
     home: Option<Home>,
+    /// The last writing failed; relaxed, for it only keeps the log short.
+    is_failing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -87,6 +103,10 @@ struct Home {
 struct State {
     remembered: Remembered,
     is_saved: bool,
+    /// The `high_water_marks` that are on the disk.
+    written: Marks,
+    /// Those that were there when the node was opened: past them nothing was leased before.
+    found: Marks,
 }
 
 impl Node {
@@ -130,7 +150,9 @@ impl Node {
     }
 
     fn homeless(remembered: Remembered) -> Self {
-        Self { state: Mutex::new(State { remembered, is_saved: false }), home: None }
+        let found = remembered.high_water_marks.clone();
+        let state = State { remembered, is_saved: false, written: Marks::new(), found };
+        Self { state: Mutex::new(state), home: None, is_failing: AtomicBool::new(false) }
     }
 
     /// Whether the identity and the marks outlive this process.
@@ -172,10 +194,16 @@ impl Node {
         }
         if !is_known {
             remembered.high_water_marks.clear();
+            remembered.leased_to().clear();
         }
         remembered.store_id = Some(store_id.to_owned());
         remembered.is_adopting = false;
         state.is_saved = false;
+        if !is_known {
+            state.found.clear();
+            // Another store's marks say nothing of this one's.
+            state.written.clear();
+        }
     }
 
     /// Accepts whatever store is found next: what `seqsvr adopt` does. The store that is remembered until then.
@@ -188,29 +216,52 @@ impl Node {
 
     /// The largest block end (exclusive) leased of `sequence`; 0 before the first lease.
     pub fn high_water_mark(&self, sequence: &str) -> u64 {
-        self.state().remembered.high_water_marks.get(sequence).copied().unwrap_or(0)
+        self.state().remembered.leased_to().get(sequence).copied().unwrap_or(0)
     }
 
     /// Raises the mark of `sequence` to `end` (exclusive); never lowers it.
     pub fn raise_high_water_mark(&self, sequence: &SequenceName, end: u64) {
+        self.state().raise(sequence, end, end);
+    }
+
+    /// Raises the mark of `sequence` for a lease of `size` IDs up to `end` (exclusive), none of them above `max_id`. Whether
+    /// [`save`](Self::save) must write that before one of them is issued: what is written would else be behind.
+    pub fn raise_ahead(&self, sequence: &SequenceName, end: u64, size: u64, max_id: u64) -> bool {
         let mut state = self.state();
-        let mark = state.remembered.high_water_marks.entry(sequence.clone()).or_default();
-        if *mark < end {
-            *mark = end;
-            state.is_saved = false;
+        let written = state.written.get(sequence).copied().unwrap_or(0);
+        if self.home.is_none() || end <= written || faults::is_off(Guard::WriteAhead) {
+            state.raise(sequence, end, end);
+            return false;
         }
+        let ahead = end.saturating_add(size.saturating_mul(LEASES_AHEAD)).min(max_id.saturating_add(1)).max(end);
+        state.raise(sequence, end, ahead);
+        true
     }
 
     /// Lowers the mark of `sequence` from `end` to `handed_to`, the end (exclusive) of what was handed out, before the rest is
     /// given back. Not if it is elsewhere: then somebody else raised it.
     pub fn lower_high_water_mark(&self, sequence: &str, end: u64, handed_to: u64) -> bool {
         let mut state = self.state();
-        match state.remembered.high_water_marks.get_mut(sequence) {
+        match state.remembered.leased_to().get_mut(sequence) {
             Some(mark) if *mark == end && handed_to < end => *mark = handed_to,
             _ => return false,
         }
         state.is_saved = false;
         true
+    }
+
+    /// Lets go of what was written ahead, at a clean stop: from now on nothing may be leased. A sequence whose mark was found
+    /// written ahead keeps it, unless more was leased since.
+    pub fn make_marks_exact(&self) {
+        let mut state = self.state();
+        let State { remembered, found, is_saved, .. } = &mut *state;
+        let mut exact = remembered.leased_to().clone();
+        for (sequence, &mark) in &*found {
+            let exact = exact.entry(sequence.clone()).or_default();
+            *exact = mark.max(*exact);
+        }
+        *is_saved &= remembered.high_water_marks == exact;
+        remembered.high_water_marks = exact;
     }
 
     /// Writes what changed since the last call, durably. Blocks on the disk: not for the lease path.
@@ -226,10 +277,28 @@ impl Node {
             state.remembered.clone()
         };
         let written = write(&home.dir, &remembered);
-        if written.is_err() {
-            self.state().is_saved = false;
+        let mut state = self.state();
+        match &written {
+            // It may have been forgotten meanwhile.
+            Ok(()) if state.remembered.store_id == remembered.store_id => state.written = remembered.high_water_marks,
+            Ok(()) => {}
+            Err(_) => state.is_saved = false,
         }
         written
+    }
+
+    /// As [`save`](Self::save); whether that worked. A failure is logged once, and when it works again.
+    pub fn save_or_warn(&self) -> bool {
+        let saved = self.save();
+        match (&saved, self.is_failing.swap(saved.is_err(), Ordering::Relaxed)) {
+            (Ok(()), true) => tracing::info!("what this node remembers is written to data_dir again"),
+            (Err(error), false) => tracing::warn!(
+                "what this node remembers can't be written to data_dir, and is tried again; until then the marks in node.json may be \
+                 behind what is leased: {error}"
+            ),
+            _ => {}
+        }
+        saved.is_ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -238,13 +307,36 @@ impl Node {
     }
 }
 
+impl State {
+    fn raise(&mut self, sequence: &SequenceName, end: u64, ahead: u64) {
+        let Remembered { high_water_marks, leased_to, .. } = &mut self.remembered;
+        for (marks, to) in [(leased_to.get_or_insert_default(), end), (high_water_marks, ahead)] {
+            let mark = marks.entry(sequence.clone()).or_default();
+            if *mark < to {
+                *mark = to;
+                self.is_saved = false;
+            }
+        }
+    }
+}
+
 impl Remembered {
     fn new() -> Self {
         Self { node: Uuid::new_v4(), ..Self::default() }
     }
 
+    fn leased_to(&mut self) -> &mut Marks {
+        self.leased_to.get_or_insert_default()
+    }
+
     fn from_json(json: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(json)
+        let mut remembered: Self = serde_json::from_slice(json)?;
+        let Self { high_water_marks, leased_to, .. } = &mut remembered;
+        for (sequence, &end) in &*leased_to.get_or_insert_with(|| high_water_marks.clone()) {
+            let mark = high_water_marks.entry(sequence.clone()).or_default();
+            *mark = end.max(*mark);
+        }
+        Ok(remembered)
     }
 
     fn to_json(&self) -> serde_json::Result<Vec<u8>> {
@@ -303,6 +395,72 @@ mod tests {
         node.adopt();
         node.remember_store("b");
         assert_eq!((node.check_store(Some("b")), node.high_water_mark("default")), (Ok(()), 0));
+    }
+
+    /// The keys `high_water_marks` and `leased_to` of `default` on the disk.
+    fn on_disk(dir: &Path) -> (u64, u64) {
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(dir.join(FILE)).unwrap()).unwrap();
+        let mark = |key: &str| json[key]["default"].as_u64().unwrap_or(0);
+        (mark("high_water_marks"), mark("leased_to"))
+    }
+
+    #[test]
+    fn marks_are_written_ahead_once_in_eight_leases() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, name) = (Node::open(dir.path()).unwrap(), SequenceName::default());
+        let mut writes = 0;
+        for end in (100..=8_100).step_by(100) {
+            if node.raise_ahead(&name, end, 100, u64::MAX) {
+                node.save().unwrap();
+                writes += 1;
+            }
+            assert!(on_disk(dir.path()).0 >= end, "behind at {end}");
+            assert_eq!(node.high_water_mark("default"), end, "the guard's is exact");
+        }
+        assert_eq!(writes, 9);
+        assert!(node.raise_ahead(&name, 1 << 20, 100, u64::MAX), "far past it");
+        assert!(node.raise_ahead(&name, 1 << 20, 100, u64::MAX), "it is not written yet");
+        drop(node);
+
+        // As after kill -9: the guard knows what was written last, and the mark stays ahead.
+        let node = Node::open(dir.path()).unwrap();
+        assert_eq!((node.high_water_mark("default"), on_disk(dir.path())), (7_300, (8_100, 7_300)));
+        node.make_marks_exact();
+        node.save().unwrap();
+        assert_eq!(on_disk(dir.path()), (8_100, 7_300), "more may have been leased before");
+        assert!(node.raise_ahead(&name, 9_000, 100, u64::MAX));
+        node.save().unwrap();
+        assert!(node.lower_high_water_mark("default", 9_000, 8_950));
+        node.make_marks_exact();
+        node.save().unwrap();
+        assert_eq!(on_disk(dir.path()), (8_950, 8_950));
+    }
+
+    #[test]
+    fn a_mark_is_not_written_past_the_largest_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, name) = (Node::open(dir.path()).unwrap(), SequenceName::default());
+        assert!(node.raise_ahead(&name, 901, 100, 1_000));
+        node.save().unwrap();
+        assert_eq!(on_disk(dir.path()), (1_001, 901));
+        assert!(!node.raise_ahead(&name, 1_001, 100, 1_000));
+        assert!(!Node::forgetful().raise_ahead(&name, 901, 100, 1_000), "it writes nothing");
+    }
+
+    #[test]
+    fn the_marks_of_an_early_build_are_exact() {
+        let dir = tempfile::tempdir().unwrap();
+        let early =
+            r#"{"node":"67e55044-10b1-426f-9247-bb680e5fe0c8","store_id":"a","high_water_marks":{"default":901}}"#;
+        fs::write(dir.path().join(FILE), early).unwrap();
+        let node = Node::open(dir.path()).unwrap();
+        assert_eq!((node.high_water_mark("default"), on_disk(dir.path())), (901, (901, 901)));
+        assert!(node.raise_ahead(&SequenceName::default(), 902, 1, u64::MAX));
+        node.remember_store("b");
+        assert_eq!(node.high_water_mark("default"), 0);
+        assert!(node.raise_ahead(&SequenceName::default(), 11, 10, u64::MAX), "nothing is written of this store");
+        node.save().unwrap();
+        assert_eq!(on_disk(dir.path()), (91, 11));
     }
 
     #[test]

@@ -230,6 +230,8 @@ pub enum Edit {
     /// Makes it; refused where there is one of that name. A deleted one is created again: it goes on from where it was, or
     /// from `first_id` if that is later.
     Create(NewSequence),
+    /// As `Create`, because the configuration declares it: nobody looked whether there was one before.
+    Declare(NewSequence),
     /// Changes it.
     Alter(Change),
     /// Moves the counter forward to this next id, never back; what nodes hold from before is dropped. Also declares the

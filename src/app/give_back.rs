@@ -104,7 +104,8 @@ pub async fn all(sequences: &Sequences, guard: &Arc<Guard>, node: &Arc<Node>) ->
     let _ = timeout(GIVE_BACK_TIMEOUT, async { while workers.join_next().await.is_some() {} }).await;
     // Ends those that still wait for an answer.
     drop(workers);
-    // What did not go back. Unwritten, it costs a guard, never an id.
+    node.make_marks_exact();
+    // What did not go back. Unwritten, it costs a guard, never an id, and the marks stay ahead.
     let _ = timeout(SAVE_TIMEOUT, save(node)).await;
     *counts.lock().unwrap_or_else(PoisonError::into_inner)
 }

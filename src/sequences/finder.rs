@@ -153,13 +153,12 @@ impl Finder {
                 ),
             ));
         }
-        match self.store.edit(&new.name, &Edit::Create(new.clone()), &mut Script::default()).await {
+        match self.store.edit(&new.name, &Edit::Declare(new.clone()), &mut Script::default()).await {
             Ok(_) => {
-                tracing::warn!(
-                    "made the sequence {}, which the configuration declares, from id {}",
-                    new.name,
-                    new.first_id
-                );
+                // It may begin past its first ID.
+                let found = self.store.find(std::slice::from_ref(&new.name)).await.unwrap_or_default();
+                let first_id = found.first().and_then(|definition| definition.next_id).unwrap_or(new.first_id);
+                tracing::warn!("made the sequence {}, which the configuration declares, from id {first_id}", new.name);
                 Ok(())
             }
             // Another node was faster.

@@ -71,7 +71,7 @@ impl Catalog for Counting {
         unreachable!("nobody lists here")
     }
     async fn edit(&self, name: &SequenceName, edit: &Edit, _: &mut Script) -> Result<bool, StoreError> {
-        assert!(matches!(edit, Edit::Create(_)), "nobody does anything else here");
+        assert!(matches!(edit, Edit::Declare(_)), "nobody does anything else here");
         self.put(name.as_str(), 1, false);
         Ok(true)
     }

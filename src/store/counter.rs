@@ -215,8 +215,8 @@ impl Edit {
         }
         let live = before.filter(|row| !row.is_deleted);
         match (self, live) {
-            (Self::Create(_), Some(_)) => refused(format!("there is a sequence {name} already")),
-            (Self::Create(new), None) => Ok(Row {
+            (Self::Create(_) | Self::Declare(_), Some(_)) => refused(format!("there is a sequence {name} already")),
+            (Self::Create(new) | Self::Declare(new), None) => Ok(Row {
                 // A tombstone's counter: what nodes hold of the deleted one stays unique.
                 next_id: match before
                     .filter(|_| !faults::is_off(Switch::Tombstone))

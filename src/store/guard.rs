@@ -9,6 +9,10 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::{BlockStore, ErrorKind, Leased, MAX_BLOCKS_PER_LEASE, StoreError, Terms};
 use crate::faults::{self, Guard as Switch};
@@ -172,16 +176,23 @@ pub const FENCE_ALL: &str = "Run once, for all sequences: seqsvr fence --skip ID
                              have lost: its rate times the replication lag (or the age of the backup), times ten, for gaps cost \
                              nothing";
 
+/// How long a lease waits for the disk to take the node's mark.
+const WRITE_AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A store behind its guard.
 pub struct Guard {
     store: Arc<dyn BlockStore>,
     node: Arc<Node>,
+    /// Who writes the node's marks has it, also on a disk that hangs.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// The disk did not take them in time: until it does, no lease waits for it. Relaxed: it guards no other memory.
+    is_late: Arc<AtomicBool>,
 }
 
 impl Guard {
     /// Guards `store` with what `node` remembers.
     pub fn new(store: Arc<dyn BlockStore>, node: Arc<Node>) -> Self {
-        Self { store, node }
+        Self { store, node, turn: Arc::default(), is_late: Arc::default() }
     }
 
     /// As [`BlockStore::lease`]; the blocks lie past everything that this node ever leased of the sequence.
@@ -202,13 +213,44 @@ impl Guard {
                 ),
             )
         })?;
-        self.node.raise_high_water_mark(sequence, end);
+        let size = leased.blocks.iter().map(|block| block.len()).sum();
+        if self.node.raise_ahead(sequence, end, size, terms.max_id) {
+            self.write_ahead().await;
+        }
         for block in &leased.blocks {
             // Before an id of it is handed out: who looks for ids that came from nowhere compares with these lines.
             tracing::debug!(sequence = %sequence, start = block.start(), end = block.end(), "leased");
         }
         faults::point("lease-publishes");
         Ok(Leased { mark, ..leased })
+    }
+
+    /// Writes the node's marks, which what was leased has passed. A lease does not depend on that: if `data_dir` does not take
+    /// them, the log says so, and IDs are issued.
+    async fn write_ahead(&self) {
+        let (node, is_late) = (self.node.clone(), self.is_late.clone());
+        let write = move |turn| {
+            tokio::task::spawn_blocking(move || {
+                // It goes with the thread, so that a disk which hangs holds up one thread and no more.
+                let _turn: tokio::sync::OwnedMutexGuard<()> = turn;
+                if node.save_or_warn() && is_late.swap(false, Ordering::Relaxed) {
+                    tracing::info!("data_dir answers again");
+                }
+            })
+        };
+        if self.is_late.load(Ordering::Relaxed) {
+            if let Ok(turn) = self.turn.clone().try_lock_owned() {
+                write(turn);
+            }
+            return;
+        }
+        let written = timeout(WRITE_AHEAD_TIMEOUT, async { write(self.turn.clone().lock_owned().await).await });
+        if written.await.is_err() && !self.is_late.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "data_dir does not answer within {} s: until it does, the marks in node.json may be behind what is leased",
+                WRITE_AHEAD_TIMEOUT.as_secs()
+            );
+        }
     }
 
     /// The store, for all that is not a lease.

@@ -1,21 +1,23 @@
 //! The embedded store: counter rows in one SQLite file, which several local processes may share.
 //!
-//! What always holds: a lease is one transaction that takes the write lock first (`BEGIN IMMEDIATE`), and its commit is
-//! on the disk before the block is published (WAL with `synchronous=FULL`, read back after setting). A *copied* file
-//! can't be told from the original: both then hand out the same ids.
+//! What always holds: a lease is one transaction that takes the write lock first (`BEGIN IMMEDIATE`), and its commit is on
+//! the disk before the block is published (WAL with `synchronous=FULL`, read back after setting). A file that was copied or
+//! restored, or lost its `-wal`, begins a new epoch: nothing is leased from it until an operator has fenced it.
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
 
 use super::counter::{Present, Row, Verdict, stale};
 use super::finding::{Expected, Finding, Pruned};
-use super::guard::REGRESSED;
-use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Purpose, Script, StoreError, Terms};
+use super::guard::{Breach, REGRESSED};
+use super::{
+    BlockStore, Catalog, Definition, Edit, ErrorKind, Fence, Leased, Migration, Purpose, Script, StoreError, Terms,
+};
 use crate::config::{NewSequence, Step};
 use crate::faults::{self, Guard as Switch};
 use crate::name::SequenceName;
@@ -23,20 +25,34 @@ use crate::node::Node;
 use crate::segment::Block;
 
 mod examine;
+mod file;
 mod open;
+
+use self::open::{Meta, Opened};
 
 const FILE: &str = "seqsvr.db";
 
-/// A file has no server whose identity could change.
+/// A counter's `server`, unless it is [`REGRESSED`]: which file it is, is recorded once for all.
 const NO_SERVER: &str = "";
 
-/// A file has one epoch.
-const PRESENT: Present<'static> = Present { server: NO_SERVER, epoch: 1 };
+/// The epoch of a file that was never found to be another one.
+const FIRST_EPOCH: u32 = 1;
 
-const MOVED: &str = "The file was copied or restored";
+/// Keeps sums of two within SQLite's integers.
+const MOST_SKIPPED: u64 = 1 << 61;
+
+const ANOTHER_FILE: &str = "this is not the file that was leased from: it was copied, restored from a backup, or moved to another \
+                            file system or machine";
+
+const NO_WAL: &str = "its -wal is missing, and with it the last leases";
+
+/// What to do with a file that is another one.
+const FENCE_FILE: &str = "Make sure that the original never serves again. Then run once, for all sequences: seqsvr fence --skip \
+                          IDS --yes. IDS must be more than any sequence can have leased since the copy was made: its rate times \
+                          the age of the copy, times ten, for gaps cost nothing";
 
 /// The columns of [`row`].
-const COLUMNS: &str = "name, next_id, step, max_id, server, incarnation, deleted_at IS NOT NULL, description";
+const COLUMNS: &str = "name, next_id, step, max_id, server, epoch, incarnation, deleted_at IS NOT NULL, description";
 
 /// The embedded store.
 pub struct Sqlite {
@@ -51,13 +67,13 @@ struct Inner {
     purpose: Purpose,
     node: Arc<Node>,
     /// Opened by whoever comes first, and again after an error.
-    connection: Mutex<Option<Connection>>,
+    opened: Mutex<Option<Opened>>,
 }
 
 impl Sqlite {
     /// The file in `dir`; nothing is opened yet.
     pub fn new(dir: &Path, default: NewSequence, purpose: Purpose, node: Arc<Node>) -> Self {
-        let inner = Inner { file: dir.join(FILE), default, purpose, node, connection: Mutex::new(None) };
+        let inner = Inner { file: dir.join(FILE), default, purpose, node, opened: Mutex::new(None) };
         Self { inner: Arc::new(inner), turn: Arc::default() }
     }
 
@@ -78,6 +94,18 @@ impl Sqlite {
             Err(error) => Err(self.inner.failed(ErrorKind::Unavailable, &error)),
         }
     }
+
+    /// Writes the `-wal` into the file, so that a file which loses it lacks leases, but no sequence and no fence. Somebody who
+    /// reads may keep it from that.
+    async fn write_back(&self) {
+        let inner = self.inner.clone();
+        let turn = self.turn.clone().lock_owned().await;
+        let _ = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            inner.slot().as_ref().map(|opened| open::checkpoint(&opened.connection))
+        })
+        .await;
+    }
 }
 
 #[async_trait]
@@ -87,7 +115,7 @@ impl BlockStore for Sqlite {
         let leased = self.run(move |inner, transaction| inner.lease(transaction, &name, terms, want)).await?;
         if matches!(&leased, Err(StoreError { kind: ErrorKind::Regressed, .. })) {
             // The file may be put back under us: the next lease opens it anew.
-            self.close().await;
+            drop(self.inner.slot().take());
         }
         leased
     }
@@ -98,7 +126,7 @@ impl BlockStore for Sqlite {
             transaction
                 .execute(
                     "UPDATE seqsvr_sequence SET next_id = ?1 WHERE name = ?2 AND next_id = ?3 AND incarnation = ?4 \
-                     AND server = ?5 AND deleted_at IS NULL",
+                     AND server = ?5 AND epoch = (SELECT epoch FROM seqsvr_meta) AND deleted_at IS NULL",
                     params![
                         tail.start().cast_signed(),
                         name.as_str(),
@@ -139,9 +167,10 @@ impl BlockStore for Sqlite {
 
     async fn close(&self) {
         let inner = self.inner.clone();
-        // Closing the last connection writes the log back into the file. Nothing is lost where it fails.
+        // Nothing is lost if it fails: then the -wal stays.
         let _ = tokio::task::spawn_blocking(move || {
-            drop(inner.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
+            let opened = inner.slot().take();
+            opened.map(|opened| inner.close(opened))
         })
         .await;
     }
@@ -167,6 +196,9 @@ impl Catalog for Sqlite {
             })
             .await?;
         script.statements.extend(statements);
+        if !is_dry_run {
+            self.write_back().await;
+        }
         Ok(has_moved)
     }
 
@@ -190,13 +222,13 @@ impl Catalog for Sqlite {
 impl Inner {
     fn run<T>(&self, work: impl FnOnce(&Self, &Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         // A panic in between leaves at most a connection whose transaction is rolled back.
-        let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut connection = match slot.take() {
-            Some(connection) => connection,
-            None => self.open()?,
-        };
+        let mut slot = self.slot();
+        // One that is not in place is closed first: connections of one process share what they know of the -wal.
+        let kept = slot.take().filter(|opened| opened.is_in_place(&self.file));
+        let mut opened = kept.map_or_else(|| self.open(), Ok)?;
         let outcome = {
-            let transaction = connection
+            let transaction = opened
+                .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(|error| self.unavailable(&error))?;
             let outcome = work(self, &transaction);
@@ -210,9 +242,13 @@ impl Inner {
         };
         // After an error it is opened anew, and looked at, unless it was only a no.
         if matches!(&outcome, Ok(_) | Err(StoreError { kind: ErrorKind::Refused, .. })) {
-            *slot = Some(connection);
+            *slot = Some(opened);
         }
         outcome
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Opened>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lease, or why the row says no: what is recorded with that is committed too.
@@ -224,6 +260,12 @@ impl Inner {
         want: NonZeroU64,
     ) -> Result<Result<Leased, StoreError>, StoreError> {
         let mark = self.node.high_water_mark(name.as_str());
+        let meta = Meta::read(transaction).map_err(|error| self.unavailable(&error))?;
+        if !meta.is_of(&self.identity()?) {
+            // The connection is dropped with that, and the opening begins a new epoch.
+            return Err(self.failed(ErrorKind::Moved, &"another file was recorded while this process had it open"));
+        }
+        let present = Present { server: NO_SERVER, epoch: meta.epoch };
         let Some(before) = self.row(transaction, name)? else { return Ok(Err(stale(name, &self.describe()))) };
         let set = |next_id: u64, server: &str| {
             transaction
@@ -235,7 +277,7 @@ impl Inner {
                 .and_then(|rows| if rows == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(rows)) })
                 .map_err(|error| self.unavailable(&error))
         };
-        match before.verdict(terms, PRESENT, mark, want) {
+        match before.verdict(terms, present, mark, want) {
             Verdict::Lease(block) => {
                 set(block.end(), NO_SERVER)?;
                 Ok(Ok(Leased {
@@ -245,14 +287,29 @@ impl Inner {
                 }))
             }
             Verdict::Exhausted => Ok(Err(before.exhausted(name, &self.describe()))),
+            Verdict::Refused(Breach::NotFenced) => Ok(Err(self.not_fenced(&format!(
+                "the counter of sequence {name} was last fenced in epoch {}, this is epoch {}",
+                before.epoch, meta.epoch
+            )))),
             Verdict::Refused(breach) => {
                 // Processes that remember nothing must refuse too.
                 if before.next_id < mark && !before.is_deleted {
                     set(mark, REGRESSED)?;
                 }
-                Ok(Err(before.refusal(breach, name, (&self.describe(), MOVED), PRESENT, mark)))
+                Ok(Err(before.refusal(breach, name, (&self.describe(), ""), present, mark)))
             }
         }
+    }
+
+    fn not_fenced(&self, what: &str) -> StoreError {
+        self.failed(
+            ErrorKind::NotFenced,
+            &format!(
+                "{what}: the file was copied, restored from a backup, moved to another file system or machine, or lost its -wal. \
+                 IDs could be repeated, so nothing is leased, and sequences that were created lately may be missing. If the \
+                 original still serves, do not use this copy. {FENCE_FILE}"
+            ),
+        )
     }
 
     fn edit(
@@ -262,8 +319,22 @@ impl Inner {
         edit: &Edit,
         script: &mut Script,
     ) -> Result<bool, StoreError> {
+        let meta = self.enter(transaction, script)?;
         let before = self.row(transaction, name)?;
-        let after = edit.apply(name, before.as_ref(), PRESENT)?;
+        let present = Present { server: NO_SERVER, epoch: meta.epoch };
+        let after = match edit {
+            Edit::Create(new) | Edit::Declare(new) if before.is_none() => {
+                let first_id = self.first_id(transaction, &meta, new, matches!(edit, Edit::Declare(_)))?;
+                Edit::Create(NewSequence { first_id, ..new.clone() }).apply(name, None, present)?
+            }
+            _ => edit.apply(name, before.as_ref(), present)?,
+        };
+        if let &Edit::Fence(Fence::Skip(ids)) = edit {
+            let sql = format!("UPDATE seqsvr_meta SET skip = MAX(skip, {})", ids.min(MOST_SKIPPED));
+            if script.runs(|| sql.clone()) {
+                transaction.execute(&sql, []).map_err(|error| self.unavailable(&error))?;
+            }
+        }
         if before.as_ref() == Some(&after) {
             return Ok(false);
         }
@@ -273,10 +344,10 @@ impl Inner {
         }
         transaction
             .execute(
-                "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, server, incarnation, deleted_at, description) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, IIF(?7, CURRENT_TIMESTAMP, NULL), ?8) \
+                "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, server, incarnation, deleted_at, description, epoch) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, IIF(?7, CURRENT_TIMESTAMP, NULL), ?8, ?9) \
                  ON CONFLICT (name) DO UPDATE SET next_id = ?2, step = ?3, max_id = ?4, server = ?5, incarnation = ?6, \
-                 deleted_at = excluded.deleted_at, description = ?8",
+                 deleted_at = excluded.deleted_at, description = ?8, epoch = ?9",
                 params![
                     name.as_str(),
                     after.next_id.cast_signed(),
@@ -285,12 +356,41 @@ impl Inner {
                     after.server,
                     after.incarnation,
                     after.is_deleted,
-                    after.description
+                    after.description,
+                    after.epoch
                 ],
             )
             .and_then(|_| transaction.execute("UPDATE seqsvr_meta SET revision = revision + 1", []))
             .map_err(|error| self.unavailable(&error))?;
         Ok(has_moved)
+    }
+
+    /// Where a sequence begins that is not in the file. A copied or restored file may lack sequences that were created lately,
+    /// and one that is created again must not repeat their IDs: it begins past as many as any sequence can have lost.
+    /// An operator may say where with `--first-id`.
+    fn first_id(
+        &self,
+        transaction: &Transaction<'_>,
+        meta: &Meta,
+        new: &NewSequence,
+        is_declared: bool,
+    ) -> Result<u64, StoreError> {
+        let NewSequence { name, first_id, .. } = new;
+        if meta.epoch == FIRST_EPOCH || (*first_id > 1 && !is_declared) {
+            return Ok(*first_id);
+        }
+        let is_fenced: bool = transaction
+            .query_row("SELECT NOT EXISTS (SELECT 1 FROM seqsvr_sequence WHERE epoch <> ?1)", [meta.epoch], |row| {
+                row.get(0)
+            })
+            .map_err(|error| self.unavailable(&error))?;
+        if is_fenced && meta.skip > 0 {
+            return Ok(first_id.saturating_add(meta.skipped));
+        }
+        let mut error =
+            self.not_fenced(&format!("the sequence {name} is not in the file, and not all of it is fenced"));
+        error.what += &format!(". Or create it past all its IDs: seqsvr sequence create {name} --first-id ID");
+        Err(error)
     }
 
     fn row(&self, transaction: &Transaction<'_>, name: &SequenceName) -> Result<Option<Row>, StoreError> {
@@ -349,10 +449,10 @@ fn row(columns: &rusqlite::Row<'_>) -> rusqlite::Result<(SequenceName, Row)> {
             step: Step::new(id(2)?).unwrap_or(Step::of(1)),
             max_id: id(3)?,
             server: columns.get(4)?,
-            epoch: PRESENT.epoch,
-            incarnation: columns.get(5)?,
-            is_deleted: columns.get(6)?,
-            description: columns.get(7)?,
+            epoch: columns.get(5)?,
+            incarnation: columns.get(6)?,
+            is_deleted: columns.get(7)?,
+            description: columns.get(8)?,
         },
     ))
 }

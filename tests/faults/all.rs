@@ -39,6 +39,7 @@ pub const ALL: &[Fault] = &[
         guards: "configured_server,store",
         run: stores::the_socket_of_another_server,
     },
+    Fault { name: "copied_embedded_store", guards: "file", run: stores::copied_embedded_store },
     Fault { name: "killed_on_the_embedded_store", guards: "commit", run: stores::killed_on_the_embedded_store },
     Fault { name: "kill_of_the_server", guards: "", run: kills::kill_of_the_server },
     Fault { name: "kill_of_the_database", guards: "", run: kills::kill_of_the_database },

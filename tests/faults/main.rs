@@ -70,6 +70,7 @@ tests! {
     tables_that_are_not_transactional
     another_store
     the_socket_of_another_server
+    copied_embedded_store
     killed_on_the_embedded_store
     kill_of_the_server
     kill_of_the_database

@@ -428,20 +428,58 @@ fn what_this_node_remembers() {
 }
 
 #[test]
+fn a_copy_of_the_embedded_store_and_one_without_its_wal() {
+    let (original, copy) = (Setup::embedded(), Setup::embedded());
+    let server = original.start();
+    let data = |setup: &Setup| setup.folder().join("data");
+    std::fs::create_dir(data(&copy)).unwrap();
+    for file in ["seqsvr.db", "seqsvr.db-wal"] {
+        std::fs::copy(data(&original).join(file), data(&copy).join(file)).unwrap();
+    }
+    drop(server);
+    let told = ["seqsvr fence --skip IDS --yes", "never serves again"];
+    for _ in 0..2 {
+        let report = doctor(&copy);
+        report.has("identity", "fail", &[&["copied, restored from a backup"], &told[..]].concat());
+        report.has("-wal", "ok", &[]);
+        report.has("counters", "ok", &["all fenced"]);
+    }
+    let server = copy.start();
+    server.wait_for_log("is not the file that was leased from");
+    let report = doctor(&copy);
+    report.has("identity", "ok", &["epoch 2"]);
+    report.has("counters", "fail", &[&["1 of 1 were not fenced since the file was copied"], &told[..]].concat());
+    drop(server);
+
+    doctor(&original).is_all_ok();
+    let wal = data(&original).join("seqsvr.db-wal");
+    assert!(wal.exists(), "doctor leaves it");
+    std::fs::remove_file(&wal).unwrap();
+    for _ in 0..2 {
+        let report = doctor(&original);
+        report.has("identity", "ok", &[]);
+        report.has("-wal", "fail", &[&["the last leases", "put it back"], &told[..]].concat());
+    }
+}
+
+#[test]
 fn the_embedded_store() {
     let setup = Setup::embedded();
     let report = doctor(&setup);
     report.has("file", "warn", &["there is no data/seqsvr.db yet"]);
     assert!(!setup.folder().join("data").exists(), "it makes none");
-    let server = setup.start();
+    let mut server = setup.start();
     assert_eq!(server.next(), 101);
     let report = doctor(&setup);
     report.is_all_ok();
+    report.has("file system", "ok", &["local"]);
+    report.has("identity", "ok", &["epoch 1"]);
+    report.has("-wal", "ok", &["nothing is missing"]);
     report.has("journal_mode", "ok", &["wal"]);
     report.has("synchronous", "ok", &["full"]);
     report.has("quick_check", "ok", &["ok"]);
     report.has("capacity of default", "ok", &["of 9007199254740991 used"]);
-    drop(server);
+    server.stop();
     let (code, output) = setup.run(&["doctor", "--prune"]);
     assert!(code == 1 && output.contains("nothing is to be pruned"), "{output}");
 
@@ -454,7 +492,7 @@ fn the_embedded_store() {
     run("UPDATE seqsvr_meta SET store_id = 'other'");
     doctor(&setup).has("store_id", "fail", &["other", "seqsvr adopt"]);
     run("PRAGMA user_version = 7");
-    doctor(&setup).has("schema version", "fail", &["7, not 2", "another version"]);
+    doctor(&setup).has("schema version", "fail", &["7, not 3", "another version"]);
     run("PRAGMA journal_mode = DELETE");
     doctor(&setup).has("journal_mode", "warn", &["delete"]);
     // Not the header, which an open looks at, but a page behind it.

@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::support::checker::Checker;
+use crate::support::fuse::Fuse;
 use crate::support::http::{Client, load};
 use crate::support::server::{Server, Setup, eventually};
 
@@ -65,6 +66,8 @@ fn adopting_the_same_store_forgets_no_mark() {
     let file = setup.folder().join("data/seqsvr.db");
     let rewind = || {
         let connection = rusqlite::Connection::open(&file).unwrap();
+        // The server was killed: the -wal must stay.
+        connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
         connection.execute("UPDATE seqsvr_sequence SET next_id = 101", []).unwrap();
     };
     rewind();
@@ -197,4 +200,90 @@ fn a_full_disk_is_called_so() {
     all.merge(load(&[setup.start().port()], 2, 300));
     let ids = all.ids().len();
     all.assert_clean(ids);
+}
+
+/// What an operator may do to a file without making it another one.
+#[test]
+fn a_file_stays_itself() {
+    let setup = Setup::embedded();
+    let (data, moved) = (setup.folder().join("data"), setup.folder().join("moved"));
+    let mut last = setup.start().next();
+    let mut goes_on = |what: &str, how: &dyn Fn()| {
+        how();
+        let mut server = setup.start();
+        let id = server.next();
+        assert!(id > last, "{what}: {id} after {last}");
+        assert!(!server.log().contains("fence"), "{what}: {}", server.log());
+        last = id;
+        // Every other time it ends as by kill -9.
+        if id % 2 == 0 {
+            server.stop();
+        }
+    };
+    let sql = |statement: &str| {
+        let connection = rusqlite::Connection::open(data.join("seqsvr.db")).unwrap();
+        connection.execute_batch(statement).unwrap();
+    };
+    for _ in 0..2 {
+        goes_on("a restart", &|| {});
+        goes_on("a command", &|| assert_eq!(setup.run(&["sequence", "list"]).0, 0));
+        goes_on("doctor", &|| assert_eq!(setup.run(&["doctor", "--sample", "0s"]).0, 0));
+        goes_on("a look, beside a running server", &|| {
+            let mut server = setup.start();
+            sql("SELECT * FROM seqsvr_sequence; PRAGMA wal_checkpoint(PASSIVE)");
+            server.next();
+            server.stop();
+        });
+        goes_on("VACUUM", &|| {
+            setup.start().stop();
+            sql("VACUUM");
+        });
+        goes_on("the folder is renamed", &|| {
+            fs::rename(&data, &moved).unwrap();
+            fs::rename(&moved, &data).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_restored_backup_is_refused_until_it_is_fenced() {
+    let setup = Setup::embedded();
+    let file = |name: &str| setup.folder().join("data").join(name);
+    let mut server = setup.start();
+    server.next();
+    let backup = setup.folder().join("backup.db");
+    let connection = rusqlite::Connection::open(file("seqsvr.db")).unwrap();
+    connection.execute("VACUUM INTO ?1", [backup.display().to_string()]).unwrap();
+    drop(connection);
+    let last = load(&[server.port()], 2, 2_000).ids().iter().copied().max().expect("ids");
+    server.stop();
+    fs::rename(&backup, file("seqsvr.db")).unwrap();
+    // What the node remembers would tell too.
+    fs::remove_file(file("node.json")).unwrap();
+    let server = setup.start();
+    let refused = server.get("/new");
+    assert!(refused.status == 503 && refused.body.contains("seqsvr fence --skip IDS --yes"), "{refused:?}");
+    // A command beside it, as the message says.
+    let (code, output) = setup.run(&["fence", "--skip", "10000000", "--yes"]);
+    assert_eq!(code, 0, "{output}");
+    let id = eventually("it leases", || Some(server.get("/new")).filter(|answer| answer.status == 200)).id();
+    assert!(id > last, "{id} after {last}");
+}
+
+#[test]
+fn a_file_on_fuse_is_served_with_a_warning() {
+    let setup = Setup::embedded();
+    let (folder, at) = (setup.folder().join("behind"), setup.folder().join("data"));
+    let _fuse = Fuse::mount(&folder, &at);
+    let mut server = setup.start();
+    assert_eq!(server.next(), 101);
+    // It is opened more than once.
+    assert_eq!(setup.run(&["sequence", "create", "orders"]).0, 0);
+    assert_eq!(server.log().matches("data/seqsvr.db is on a FUSE file system").count(), 1, "{}", server.log());
+    let (code, output) = setup.run(&["doctor", "--sample", "0s"]);
+    assert!(code == 1 && output.contains("FUSE"), "{output}");
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(folder.join("seqsvr.db").exists(), "it was there that it served from");
+    let server = setup.start();
+    assert!(server.next() > 101, "the same file on the same mount");
 }

@@ -4,6 +4,7 @@ pub mod balancer;
 pub mod checker;
 pub mod database;
 pub mod figures;
+pub mod fuse;
 pub mod galera;
 pub mod http;
 mod process;

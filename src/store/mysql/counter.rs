@@ -358,7 +358,7 @@ impl Counters {
         edit: &Edit,
         script: &mut Script,
     ) -> Result<bool, StoreError> {
-        if matches!(edit, Edit::Create(_)) {
+        if matches!(edit, Edit::Create(_) | Edit::Declare(_)) {
             self.make_table(&mut self.server.connect().await?).await?;
         }
         let mut session = self.server.transaction(opened.host).await?;

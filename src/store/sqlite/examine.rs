@@ -4,12 +4,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::super::capacity::{self, Counter, Fences};
-use super::super::finding::{self, Expected, Finding};
-use super::PRESENT;
-use super::open::{BUSY_TIMEOUT, SCHEMA_VERSION};
+use super::super::counter::Present;
+use super::super::finding::{self, Expected, Finding, some_of};
+use super::file::{self, FileSystem, Identity};
+use super::open::{BUSY_TIMEOUT, Meta, SCHEMA_VERSION};
+use super::{ANOTHER_FILE, FENCE_FILE, NO_SERVER, NO_WAL};
 use crate::config::LARGEST_MAX_ID;
 
 /// So many sequences are looked at.
@@ -27,7 +30,10 @@ struct Facts {
     synchronous: Answer<i64>,
     check: Answer<String>,
     version: Answer<i64>,
-    store_id: Answer<String>,
+    meta: Answer<Meta>,
+    file_system: Answer<FileSystem>,
+    is_the_file: bool,
+    lacks_wal: bool,
 }
 
 /// A row of `seqsvr_sequence`.
@@ -36,6 +42,7 @@ struct Row {
     next_id: u64,
     max_id: u64,
     server: String,
+    epoch: u32,
     age: Option<u64>,
 }
 
@@ -61,10 +68,10 @@ pub(super) fn examine(file: &Path, expected: Expected<'_>) -> Vec<Finding> {
             )];
         }
     };
-    let facts = Facts::ask(&connection, format!("{}, {} bytes", file.display(), metadata.len()));
+    let facts = Facts::ask(&connection, file, format!("{}, {} bytes", file.display(), metadata.len()));
     let mut findings = facts.judge(expected);
-    if facts.version == Ok(SCHEMA_VERSION) {
-        findings.extend(sequences(&connection, expected));
+    if let Ok(meta) = &facts.meta {
+        findings.extend(sequences(&connection, expected, meta.epoch));
     }
     findings
 }
@@ -73,6 +80,8 @@ pub(super) fn examine(file: &Path, expected: Expected<'_>) -> Vec<Finding> {
 fn open(file: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
+    // A -wal that is there stays: see open.rs.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "query_only", true)?;
     // It belongs to the connection: set as a server does, and read back.
@@ -81,17 +90,26 @@ fn open(file: &Path) -> rusqlite::Result<Connection> {
 }
 
 impl Facts {
-    fn ask(connection: &Connection, found: String) -> Self {
+    fn ask(connection: &Connection, file: &Path, found: String) -> Self {
         let number = |name| connection.pragma_query_value(None, name, |row| row.get(0)).map_err(|e| e.to_string());
         let words = |sql| connection.query_row(sql, [], |row| row.get(0)).map_err(|error| error.to_string());
+        let version = number("user_version");
+        let meta = match version {
+            Ok(SCHEMA_VERSION) => Meta::read(connection).map_err(|error| error.to_string()),
+            _ => Err("it is of another version".to_owned()),
+        };
+        let is_the_file = |meta: &Meta| Identity::of(file).is_some_and(|identity| meta.is_of(&identity));
         Self {
+            file_system: FileSystem::of(file).map_err(|error| error.to_string()),
+            is_the_file: meta.as_ref().is_ok_and(is_the_file),
+            lacks_wal: meta.as_ref().is_ok_and(|meta| meta.lacks_wal(file)),
             found,
             is_read_only: connection.is_readonly("main").unwrap_or(false),
             journal_mode: words("PRAGMA journal_mode"),
             synchronous: number("synchronous"),
             check: words("PRAGMA quick_check(1)"),
-            version: number("user_version"),
-            store_id: words("SELECT store_id FROM seqsvr_meta"),
+            version,
+            meta,
         }
     }
 
@@ -106,6 +124,12 @@ impl Facts {
         } else {
             Finding::ok("file", self.found.as_str())
         }];
+        findings.push(match &self.file_system {
+            Ok(FileSystem::Local) => Finding::ok("file system", "local"),
+            Ok(FileSystem::Fuse) => Finding::warn("file system", "FUSE", file::ON_FUSE),
+            Ok(FileSystem::Network(name)) => Finding::fail("file system", *name, file::NO_NETWORK),
+            Err(why) => Finding::unreadable("file system", why, "see whether data_dir can be read"),
+        });
         findings.push(match &self.check {
             Ok(check) if check == "ok" => Finding::ok("quick_check", "ok"),
             Ok(check) | Err(check) => Finding::fail("quick_check", check.as_str(), RESTORE),
@@ -117,6 +141,9 @@ impl Facts {
                 "0: nothing is in the file yet",
                 "the first start makes what is missing",
             ),
+            Ok(2) => {
+                Finding::warn("schema version", "2, of an earlier version of seqsvr", "the next start upgrades it")
+            }
             Ok(other) => Finding::fail(
                 "schema version",
                 format!("{other}, not {SCHEMA_VERSION}"),
@@ -142,17 +169,30 @@ impl Facts {
             ),
             Err(why) => Finding::unreadable("synchronous", why, RESTORE),
         });
-        if self.version == Ok(SCHEMA_VERSION) {
-            findings.push(match &self.store_id {
-                Ok(store_id) => finding::store_id(store_id, expected.node),
-                Err(why) => Finding::fail("store_id", why.as_str(), RESTORE),
-            });
+        match &self.meta {
+            Ok(meta) => {
+                findings.push(finding::store_id(&meta.store_id, expected.node));
+                findings.push(if self.is_the_file {
+                    Finding::ok("identity", format!("the file that was leased from, epoch {}", meta.epoch))
+                } else {
+                    Finding::fail("identity", ANOTHER_FILE, FENCE_FILE)
+                });
+                findings.push(if self.lacks_wal {
+                    Finding::fail("-wal", NO_WAL, format!("put it back if you have it. If not: {FENCE_FILE}"))
+                } else {
+                    Finding::ok("-wal", "nothing is missing")
+                });
+            }
+            Err(why) if self.version == Ok(SCHEMA_VERSION) => {
+                findings.push(Finding::fail("store_id", why.as_str(), RESTORE))
+            }
+            Err(_) => {}
         }
         findings
     }
 }
 
-fn sequences(connection: &Connection, expected: Expected<'_>) -> Vec<Finding> {
+fn sequences(connection: &Connection, expected: Expected<'_>, epoch: u32) -> Vec<Finding> {
     let begun = Instant::now();
     let before = read(connection);
     std::thread::sleep(expected.sample);
@@ -166,11 +206,12 @@ fn sequences(connection: &Connection, expected: Expected<'_>) -> Vec<Finding> {
     };
     let earlier: std::collections::HashMap<&str, u64> =
         before.iter().map(|row| (row.name.as_str(), row.next_id)).collect();
+    let present = Present { server: NO_SERVER, epoch };
     let mut fences = Fences::default();
     let mut counters = Vec::new();
-    for Row { name, next_id, max_id, server, age } in after {
+    for Row { name, next_id, max_id, server, epoch, age } in after {
         let mark = expected.node.map_or(0, |node| node.high_water_mark(&name));
-        fences.add(&name, next_id, (&server, PRESENT.epoch), PRESENT, mark);
+        fences.add(&name, next_id, (&server, epoch), present, mark);
         counters.push(Counter {
             before: earlier.get(name.as_str()).copied().unwrap_or(next_id),
             remedy: format!(
@@ -184,14 +225,26 @@ fn sequences(connection: &Connection, expected: Expected<'_>) -> Vec<Finding> {
             since: "created_at",
         });
     }
-    let mut findings = vec![fences.judge()];
+    let mut findings = vec![match (fences.regressed.as_slice(), fences.not_fenced.as_slice()) {
+        ([], others @ [_, ..]) => Finding::fail(
+            "counters",
+            format!(
+                "{} of {} were not fenced since the file was copied, restored or moved, or lost its -wal: {}",
+                others.len(),
+                fences.all,
+                some_of(others)
+            ),
+            format!("nothing is leased from them. {FENCE_FILE}"),
+        ),
+        _ => fences.judge(),
+    }];
     findings.extend(capacity::judge(counters));
     findings
 }
 
 fn read(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
     let sql = format!(
-        "SELECT name, next_id, max_id, server, unixepoch() - unixepoch(created_at) FROM seqsvr_sequence \
+        "SELECT name, next_id, max_id, server, epoch, unixepoch() - unixepoch(created_at) FROM seqsvr_sequence \
          WHERE deleted_at IS NULL ORDER BY name LIMIT {MOST}"
     );
     let mut select = connection.prepare(&sql)?;
@@ -203,7 +256,8 @@ fn read(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
             next_id: whole(row.get(1)?),
             max_id: whole(row.get(2)?),
             server: row.get(3)?,
-            age: row.get::<_, Option<i64>>(4)?.and_then(|age| u64::try_from(age).ok()),
+            epoch: row.get(4)?,
+            age: row.get::<_, Option<i64>>(5)?.and_then(|age| u64::try_from(age).ok()),
         })
     })?;
     rows.collect()
