@@ -1,15 +1,21 @@
 //! The faults, in the order of docs/guarantees.md.
 
 use crate::rig::Fault;
-use crate::{clock, clusters, counters, database, kills, network, nodes, stores};
+use crate::{
+    clock, clusters, counters, database, failback, kills, memory, network, nodes, replication, stores, tables,
+};
 
 pub const ALL: &[Fault] = &[
     Fault { name: "rewind_under_load", guards: "mark", run: counters::rewind_under_load },
     Fault { name: "rewind_across_a_restart", guards: "mark", run: counters::rewind_across_a_restart },
-    Fault { name: "fenced_past_a_written_mark", guards: "write_ahead", run: counters::fenced_past_a_written_mark },
+    Fault { name: "a_regression_that_is_recorded_late", guards: "", run: memory::a_regression_that_is_recorded_late },
     Fault { name: "failover", guards: "fence", run: clusters::failover },
     Fault { name: "failover_fenced_by_hand", guards: "", run: clusters::failover_fenced_by_hand },
+    Fault { name: "failback", guards: "epoch", run: failback::failback },
+    Fault { name: "fenced_by_a_dead_nodes_memory", guards: "write_ahead", run: memory::fenced_by_a_dead_nodes_memory },
+    Fault { name: "statement_based_replication", guards: "row_format", run: replication::statement_based_replication },
     Fault { name: "a_primary_that_comes_back", guards: "one_writer", run: clusters::a_primary_that_comes_back },
+    Fault { name: "clones", guards: "evidence", run: replication::clones },
     Fault { name: "another_step", guards: "step", run: counters::another_step },
     Fault { name: "migrations_under_load", guards: "state", run: counters::migrations_under_load },
     Fault { name: "migrations_on_a_cluster", guards: "", run: clusters::migrations_on_a_cluster },
@@ -22,6 +28,11 @@ pub const ALL: &[Fault] = &[
     Fault { name: "stopped_and_continued", guards: "", run: nodes::stopped_and_continued },
     Fault { name: "many_at_once", guards: "cursor", run: nodes::many_at_once },
     Fault { name: "a_cache_in_front", guards: "no_store", run: nodes::a_cache_in_front },
+    Fault {
+        name: "tables_that_are_not_transactional",
+        guards: "engine",
+        run: tables::tables_that_are_not_transactional,
+    },
     Fault { name: "another_store", guards: "store", run: stores::another_store },
     Fault {
         name: "the_socket_of_another_server",

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use crate::rig::{LAYOUTS, Layout, Outcome, Run, command, mark};
+use crate::rig::{FLAVORS, LAYOUTS, Layout, Outcome, Run, command, mark};
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{load, load_of, load_until_gone};
 use crate::support::server::{Server, eventually};
 use crate::support::sql;
-
-const FLAVORS: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
 
 /// Ids alone: that it refuses is what a guard is for.
 pub fn ids(checker: &Checker) -> Checker {

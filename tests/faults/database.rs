@@ -6,7 +6,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder};
 
-use crate::rig::{LAYOUTS, Layout, Outcome, Run, fill, start};
+use crate::rig::{Layout, Outcome, Run, fill, start};
 use crate::support::checker::{Checker, ids_in};
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{get, load};
@@ -16,23 +16,23 @@ use crate::support::sql;
 /// Less than this share of a core, while nobody asks for ids and leasing fails.
 const MOST_CPU: f64 = 0.05;
 
-/// The account of the node: no more than it needs, for root may do what others may not.
-const ACCOUNT: &str = "CREATE USER 'ids'@'%'; GRANT ALL ON sequence.* TO 'ids'@'%'";
+/// The account of a node: no more than it needs, for root may do what others may not.
+pub const ACCOUNT: &str = "CREATE USER 'ids'@'%'; GRANT ALL ON sequence.* TO 'ids'@'%'";
 
 /// Connections that a test holds, with what is locked on them.
-struct Holder {
+pub struct Holder {
     runtime: tokio::runtime::Runtime,
     connections: Vec<Conn>,
 }
 
 impl Holder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { runtime, connections: Vec::new() }
     }
 
     /// One more, on which `statements` were run.
-    fn hold(&mut self, database: &Database, statements: &str) -> mysql_async::Result<()> {
+    pub fn hold(&mut self, database: &Database, statements: &str) -> mysql_async::Result<()> {
         let options = OptsBuilder::default()
             .ip_or_hostname("127.0.0.1")
             .tcp_port(database.port())
@@ -49,7 +49,7 @@ impl Holder {
     }
 
     /// Ends the node's connections, and no other.
-    fn end_the_others(&mut self) {
+    pub fn end_the_others(&mut self) {
         let own: Vec<u32> = self.connections.iter().map(Conn::id).collect();
         // Asked on one that is there, for root may get none either. It sees those of its own account.
         let connection = self.connections.first_mut().expect("one is held");
@@ -69,16 +69,6 @@ impl Drop for Holder {
             // Best effort: the server ends what was closed.
             let _ = self.runtime.block_on(connection.disconnect());
         }
-    }
-}
-
-/// Each make and layout in full; in a short run each once.
-fn places(run: &Run) -> Vec<(Flavor, Layout)> {
-    let flavors = [Flavor::MariaDb, Flavor::MySql9];
-    if run.is_full {
-        flavors.into_iter().flat_map(|flavor| LAYOUTS.map(|layout| (flavor, layout))).collect()
-    } else {
-        flavors.into_iter().zip(LAYOUTS).collect()
     }
 }
 
@@ -130,7 +120,7 @@ fn through<T>(
     end: impl Fn(&Database, Flavor, Layout, T),
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    for (flavor, layout) in places(run) {
+    for (flavor, layout) in run.places() {
         let database = Database::start(flavor);
         let server = node(run, &database, layout);
         let mut all = Checker::default();
@@ -224,7 +214,7 @@ pub fn deadlocks(run: &Run) -> Outcome {
 /// The database closes connections that are idle for two seconds.
 pub fn idle_connections_are_closed(run: &Run) -> Outcome {
     let (mut outcome, mut all_closed) = (Outcome::default(), 0);
-    for (flavor, layout) in places(run) {
+    for (flavor, layout) in run.places() {
         let database = Database::start(flavor);
         sql(&database, "SET GLOBAL wait_timeout = 2");
         let server = node(run, &database, layout);

@@ -10,12 +10,16 @@ mod clock;
 mod clusters;
 mod counters;
 mod database;
+mod failback;
 mod kills;
+mod memory;
 mod network;
 mod nodes;
+mod replication;
 #[allow(dead_code)] // make torture reads the rest
 mod rig;
 mod stores;
+mod tables;
 
 use rig::Run;
 
@@ -43,10 +47,14 @@ macro_rules! tests {
 tests! {
     rewind_under_load
     rewind_across_a_restart
-    fenced_past_a_written_mark
+    a_regression_that_is_recorded_late
     failover
     failover_fenced_by_hand
+    failback
+    fenced_by_a_dead_nodes_memory
+    statement_based_replication
     a_primary_that_comes_back
+    clones
     another_step
     migrations_under_load
     migrations_on_a_cluster
@@ -59,6 +67,7 @@ tests! {
     stopped_and_continued
     many_at_once
     a_cache_in_front
+    tables_that_are_not_transactional
     another_store
     the_socket_of_another_server
     copied_embedded_store

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::counters::ids;
 use crate::support::checker::Checker;
-use crate::support::database::Database;
-use crate::support::http::load;
+use crate::support::database::{Database, Flavor};
+use crate::support::http::{load, load_of};
 use crate::support::server::{SEED_CONFIG, Server, Setup, eventually};
 
 /// A fault of docs/guarantees.md, as a thing that can be done to running servers.
@@ -81,7 +82,31 @@ impl Run {
     pub fn node_on(&self, database: &Database, layout: Layout) -> Setup {
         self.node(database.port(), layout)
     }
+
+    /// A node that knows several servers, in this order.
+    pub fn node_on_all(&self, databases: &[&Database], layout: Layout) -> Setup {
+        let hosts: Vec<String> = databases.iter().map(|database| database.address()).collect();
+        self.node_on(databases[0], layout).env("SEQSVR_MYSQL__HOST", &hosts.join(","))
+    }
+
+    /// What clients got: all of it, or the IDs alone if a guard is off. Nodes may refuse then.
+    pub fn ids_or_all(&self, checker: Checker) -> Checker {
+        if self.is_guarded() { checker } else { ids(&checker) }
+    }
+
+    /// Every make and layout in a full run; in a short run, each of them once.
+    pub fn places(&self) -> Vec<(Flavor, Layout)> {
+        let all = FLAVORS.map(|flavor| LAYOUTS.map(|layout| (flavor, layout))).concat();
+        if self.is_full { all } else { vec![all[0], all[3]] }
+    }
 }
+
+const DEFAULT: &str = "default";
+
+/// `default`, in the layout that a node is set up with, and one more, which is a counter.
+pub const SEQUENCES: [&str; 2] = [DEFAULT, "orders"];
+
+pub const FLAVORS: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
 
 /// Where `default` is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +124,14 @@ impl Layout {
         match self {
             Self::Counter => "sequences: {default: {step: 100}}",
             Self::Ticket => "",
+        }
+    }
+
+    /// Locks what a node records a regression in, in a transaction that stays open.
+    pub fn lock(self) -> &'static str {
+        match self {
+            Self::Counter => "BEGIN; SELECT next_id FROM seqsvr_sequence FOR UPDATE",
+            Self::Ticket => "BEGIN; SELECT step FROM seqsvr_meta FOR UPDATE",
         }
     }
 
@@ -130,6 +163,38 @@ pub fn start(setup: &Setup) -> Server {
     let server = setup.start();
     server.wait_until_ready();
     server
+}
+
+/// `requests` for `count` IDs of a sequence, `default` or one more, whose IDs are told apart.
+pub fn ask(sequence: &str, count: u32, ports: &[u16], requests: i64) -> Checker {
+    let all = load_of(&format!("/new/{sequence}?count={count}"), ports, 4, requests);
+    if sequence == DEFAULT { all } else { all.moved_by(1 << 53) }
+}
+
+/// Waits until a lease of `server` has ended with `outcome`.
+pub fn wait_for_outcome(server: &Server, outcome: &str) {
+    let series = format!("seqsvr_leases_total{{outcome=\"{outcome}\"");
+    eventually(&format!("a lease ends with {outcome}: {}", server.log()), || {
+        let metrics = server.get("/metrics").body;
+        metrics.lines().any(|line| line.starts_with(&series) && !line.ends_with(" 0")).then_some(())
+    });
+}
+
+/// Checks that a node refuses to lease and names each of `words`: it ends with exit code 78, or `/readyz` says so.
+pub fn assert_refused(setup: &Setup, words: &[&str]) {
+    let mut server = setup.spawn();
+    eventually(&format!("the node refuses and names {words:?}"), || {
+        if let Some(status) = server.ended() {
+            let log = server.log();
+            assert!(
+                status.code() == Some(78) && words.iter().all(|word| log.contains(word)),
+                "{status}, {words:?}: {log}"
+            );
+            return Some(());
+        }
+        let refusal = server.refusal()?;
+        words.iter().all(|word| refusal.contains(word)).then_some(())
+    });
 }
 
 /// Runs `load` again and again while `during` runs, however that ends; what they came to.

@@ -18,11 +18,15 @@ mod clock;
 mod clusters;
 mod counters;
 mod database;
+mod failback;
 mod kills;
+mod memory;
 mod network;
 mod nodes;
+mod replication;
 mod rig;
 mod stores;
+mod tables;
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use super::process::{free_port, log_to, path_arg, spawn, tail};
 
 mod installation;
-use installation::Installation;
+use installation::{Installation, copy_folder};
 
 /// How long a server may take until it answers its first query.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -41,6 +41,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How many free ports are tried: between being found free and being bound by the
 /// server, a port can go to another process.
 const PORT_TRIES: u32 = 10;
+
+/// Where a clone listens: it has the port of the server that it was copied from.
+const CLONE_ADDRESS: &str = "127.0.0.2";
 
 /// The makes of server that the tests run against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,21 +95,8 @@ impl Database {
     /// Like [`Database::start_with`], with `path` as the server's PATH.
     pub(super) fn start_in(flavor: Flavor, args: &[&str], path: Option<OsString>) -> Self {
         let installation = Installation::of(flavor);
-        // In /tmp even where TMPDIR says otherwise: a socket's path has at most 107 bytes.
-        let folder = tempfile::Builder::new()
-            .prefix("seqsvr-db-")
-            .tempdir_in("/tmp")
-            .expect("no temporary folder for the database");
-        installation.copy_template(&folder.path().join("data"));
-        let mut database = Self {
-            installation,
-            args: args.iter().map(ToString::to_string).collect(),
-            path,
-            port: 0,
-            socket: folder.path().join("sock"),
-            child: None,
-            folder,
-        };
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut database = Self::stopped(installation, args, path, &installation.template);
         for _ in 0..PORT_TRIES {
             database.port = free_port();
             match database.try_run() {
@@ -116,6 +106,61 @@ impl Database {
             }
         }
         panic!("{PORT_TRIES} free ports in turn were taken before {flavor:?} could bind them");
+    }
+
+    /// A server that does not run yet and has no port, on a copy of `data`.
+    fn stopped(installation: &'static Installation, args: Vec<String>, path: Option<OsString>, data: &Path) -> Self {
+        // In /tmp even where TMPDIR says otherwise: a socket's path has at most 107 bytes.
+        let folder = tempfile::Builder::new()
+            .prefix("seqsvr-db-")
+            .tempdir_in("/tmp")
+            .expect("no temporary folder for the database");
+        copy_folder(data, &folder.path().join("data"));
+        // A server that starts deletes the temporary tables that it finds, and they could be another one's.
+        fs::create_dir(folder.path().join("tmp")).expect("no folder for temporary tables");
+        Self { installation, args, path, port: 0, socket: folder.path().join("sock"), child: None, folder }
+    }
+
+    /// A second server with this one's identity, as a copied machine is: the same data with `MySQL`'s `auto.cnf`, and the
+    /// same port, on 127.0.0.2. Both run; this one was restarted.
+    ///
+    /// # Panics
+    ///
+    /// Like [`Database::start`].
+    pub fn start_clone(&mut self) -> Self {
+        self.kill();
+        let mut args = self.args.clone();
+        args.push(format!("--bind-address={CLONE_ADDRESS}"));
+        let mut clone = Self::stopped(self.installation, args, self.path.clone(), &self.data());
+        clone.port = self.port;
+        self.restart();
+        clone.restart();
+        clone
+    }
+
+    /// Replaces this server's data by a cold copy of those of `other`. It stays the server that it was: its arguments, its
+    /// port and `MySQL`'s `auto.cnf` are kept. Neither runs afterwards.
+    pub(super) fn copy_data_of(&mut self, other: &mut Self) {
+        self.kill();
+        other.kill();
+        let (data, id) = (self.data(), self.data().join("auto.cnf"));
+        // `MariaDB` has none.
+        let own_id = fs::read(&id);
+        fs::remove_dir_all(&data).expect("can't remove the old data");
+        copy_folder(&other.data(), &data);
+        if let Ok(own_id) = own_id {
+            fs::write(&id, own_id).expect("can't write the server's id");
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Where the server listens, for `mysql.host`.
+    pub fn address(&self) -> String {
+        let is_clone = self.args.iter().any(|arg| arg.ends_with(CLONE_ADDRESS));
+        format!("{}:{}", if is_clone { CLONE_ADDRESS } else { "127.0.0.1" }, self.port)
     }
 
     /// The TCP port on 127.0.0.1; the same after a restart.
@@ -141,6 +186,11 @@ impl Database {
             let _ = child.kill();
             child.wait().expect("can't wait for the database's end");
         }
+    }
+
+    /// Adds an argument from the next restart on.
+    pub(super) fn add_arg(&mut self, arg: &str) {
+        self.args.push(arg.to_owned());
     }
 
     /// Leaves an argument out from the next restart on.
@@ -190,8 +240,9 @@ impl Database {
         let log = self.folder.path().join("log");
         let mut command = self.installation.server();
         command
-            .arg(path_arg("--datadir=", &self.folder.path().join("data")))
+            .arg(path_arg("--datadir=", &self.data()))
             .arg(path_arg("--socket=", &self.socket))
+            .arg(path_arg("--tmpdir=", &self.folder.path().join("tmp")))
             .arg(path_arg("--pid-file=", &self.folder.path().join("pid")))
             .arg(format!("--port={}", self.port))
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])

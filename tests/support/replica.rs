@@ -7,6 +7,30 @@ use super::database::{Database, Flavor};
 use super::server::eventually;
 use super::sql;
 
+const READ_ONLY: &str = "--read-only";
+
+/// How a server logs what it commits, for its replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The statement, which the replica runs again.
+    Statement,
+    /// The statement, or the rows where the statement may not have the same effect twice.
+    Mixed,
+    /// The rows that changed.
+    Row,
+}
+
+impl Format {
+    /// The value of `binlog_format`.
+    fn value(self) -> &'static str {
+        match self {
+            Self::Statement => "STATEMENT",
+            Self::Mixed => "MIXED",
+            Self::Row => "ROW",
+        }
+    }
+}
+
 /// Both servers; the replica follows and is read-only until it is promoted.
 pub struct Pair {
     pub primary: Database,
@@ -15,22 +39,35 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Starts both; when it returns, the replica has all that the primary has. Both start with
-    /// the same data, so it follows from the primary's present end of the log.
+    /// Starts both, which log rows; when it returns, the replica has all that the primary has.
     pub fn start(flavor: Flavor) -> Self {
+        Self::start_with(flavor, Format::Row)
+    }
+
+    /// As [`Pair::start`], with another format of the log.
+    pub fn start_with(flavor: Flavor, format: Format) -> Self {
+        let format = format!("--binlog-format={}", format.value());
         let start = |id: &str| {
             // It wins over the --skip-log-bin that stands before it.
-            Database::start_with(flavor, &[id, "--log-bin=binlog", "--binlog-format=ROW"])
+            Database::start_with(flavor, &[id, "--log-bin=binlog", &format])
         };
         let (primary, replica) = std::thread::scope(|scope| {
             let replica = scope.spawn(|| start("--server-id=2"));
             (start("--server-id=1"), replica.join().expect("the replica starts"))
         });
-        let port = primary.port();
-        let (file, position) = coordinates(&primary, flavor);
-        match flavor {
+        let pair = Self { primary, replica, flavor };
+        pair.follow();
+        pair
+    }
+
+    /// Makes the replica, which has the data of the primary, a read-only one that follows it from now on. When it returns,
+    /// it has caught up.
+    fn follow(&self) {
+        let port = self.primary.port();
+        let (file, position) = coordinates(&self.primary, self.flavor);
+        match self.flavor {
             Flavor::MariaDb => sql(
-                &replica,
+                &self.replica,
                 &format!(
                     "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='root', \
                      MASTER_LOG_FILE='{file}', MASTER_LOG_POS={position}, MASTER_CONNECT_RETRY=1; \
@@ -38,7 +75,7 @@ impl Pair {
                 ),
             ),
             Flavor::MySql9 => sql(
-                &replica,
+                &self.replica,
                 &format!(
                     "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={port}, SOURCE_USER='root', \
                      SOURCE_LOG_FILE='{file}', SOURCE_LOG_POS={position}, GET_SOURCE_PUBLIC_KEY=1, \
@@ -47,9 +84,7 @@ impl Pair {
                 ),
             ),
         };
-        let pair = Self { primary, replica, flavor };
-        pair.wait_until_caught_up();
-        pair
+        self.wait_until_caught_up();
     }
 
     /// Waits until the replica has applied all that the primary has committed by now.
@@ -78,6 +113,39 @@ impl Pair {
         let word = self.replica_word();
         // On MySQL this ends super_read_only too.
         sql(&self.replica, &format!("STOP {word}; RESET {word} ALL; SET GLOBAL read_only = 0"));
+    }
+
+    /// Changes the format of both servers' logs, for the connections that are made from now on.
+    pub fn set_format(&self, format: Format) {
+        let word = self.replica_word();
+        let set = format!("SET GLOBAL binlog_format = '{}'", format.value());
+        sql(&self.primary, &set);
+        // The connections of replication are made again.
+        sql(&self.replica, &format!("STOP {word}; {set}; START {word}"));
+    }
+
+    /// After a failover: rebuilds the old primary from a cold copy of the promoted replica. It keeps its own identity, and
+    /// follows. From then on the promoted one is this pair's primary, and the old primary its replica.
+    pub fn rebuild_old_primary(&mut self) {
+        std::mem::swap(&mut self.primary, &mut self.replica);
+        self.replica.copy_data_of(&mut self.primary);
+        self.primary.restart();
+        // At no time do both take writes.
+        self.replica.add_arg(READ_ONLY);
+        self.replica.restart();
+        self.replica.forget_arg(READ_ONLY);
+        self.follow();
+    }
+
+    /// A planned switch: the primary takes no more writes, and the replica has all of it before it is promoted.
+    pub fn switch_over(&self) {
+        let read_only = match self.flavor {
+            Flavor::MariaDb => "read_only",
+            Flavor::MySql9 => "super_read_only",
+        };
+        sql(&self.primary, &format!("SET GLOBAL {read_only} = 1"));
+        self.wait_until_caught_up();
+        self.promote();
     }
 
     fn replica_word(&self) -> &'static str {
@@ -117,5 +185,36 @@ fn a_replica_follows_until_it_is_stopped_and_takes_writes_once_promoted() {
         sql(&pair.replica, "INSERT INTO sequence.t VALUES (3)");
         assert_eq!(ids(&pair.replica), ["1", "3"], "{flavor:?}: what was lost stays lost");
         assert_eq!(ids(&pair.primary), ["1", "2"], "{flavor:?}");
+    }
+}
+
+#[test]
+fn a_rebuilt_primary_keeps_its_identity_and_takes_over_again() {
+    for flavor in [Flavor::MariaDb, Flavor::MySql9] {
+        let mut pair = Pair::start_with(flavor, Format::Mixed);
+        sql(&pair.primary, "CREATE TABLE sequence.t (id INT PRIMARY KEY); INSERT INTO sequence.t VALUES (1)");
+        pair.wait_until_caught_up();
+        pair.stop_replication();
+        sql(&pair.primary, "INSERT INTO sequence.t VALUES (2)");
+        let identity = match flavor {
+            Flavor::MariaDb => "SELECT CONCAT(@@port, ':', @@server_id)",
+            Flavor::MySql9 => "SELECT @@server_uuid",
+        };
+        let identities = |pair: &Pair| [&pair.primary, &pair.replica].map(|server| super::sql_value(server, identity));
+        let [first, second] = identities(&pair);
+        pair.primary.kill();
+        pair.promote();
+        pair.rebuild_old_primary();
+        assert_eq!(identities(&pair), [second, first], "{flavor:?}");
+        let ids = |server: &Database| sql(server, "SELECT id FROM sequence.t ORDER BY id").concat();
+        let is_read_only = |server: &Database| super::sql_value(server, "SELECT @@read_only");
+        assert_eq!((ids(&pair.replica), is_read_only(&pair.replica)), (vec!["1".to_owned()], "1".to_owned()));
+
+        sql(&pair.primary, "INSERT INTO sequence.t VALUES (3)");
+        pair.set_format(Format::Row);
+        sql(&pair.primary, "INSERT INTO sequence.t VALUES (4)");
+        pair.switch_over();
+        assert_eq!(ids(&pair.replica), ["1", "3", "4"], "{flavor:?}: it has all");
+        assert_eq!([&pair.primary, &pair.replica].map(is_read_only), ["1", "0"], "{flavor:?}");
     }
 }

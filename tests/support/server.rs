@@ -241,9 +241,7 @@ impl Server {
                 std::thread::sleep(Duration::from_millis(50)); // for the rest of its log
                 panic!("it ended with {status}: {}", self.log());
             }
-            let log = self.log();
-            let (_, address) = log.split_once("listening on http://127.0.0.1:")?;
-            address.split(':').next()?.parse().ok()
+            port_in(&self.log())
         })
     }
 
@@ -309,6 +307,24 @@ impl Server {
         assert!(status.expect("kill runs").success());
     }
 
+    /// How it ended by itself, with its log complete; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("a child can be waited for")?;
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        Some(status)
+    }
+
+    /// What `/readyz` says when it says no; also of a server that was not waited for.
+    pub fn refusal(&mut self) -> Option<String> {
+        if self.port == 0 {
+            self.port = port_in(&self.log())?;
+        }
+        let ready = self.get("/readyz");
+        (ready.status == 503).then_some(ready.body)
+    }
+
     /// Waits for its end by itself.
     pub fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child).unwrap_or_else(|| panic!("it did not end: {}", self.log()))
@@ -325,6 +341,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The port that a log says the server listens at.
+fn port_in(log: &str) -> Option<u16> {
+    let (_, address) = log.split_once("listening on http://127.0.0.1:")?;
+    address.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The block that a line of the log tells of.

@@ -23,7 +23,7 @@ pub(super) struct Installation {
     root: PathBuf,
     pub(super) version: String,
     /// Initialising takes seconds, so it's done once for all tests, which copy this.
-    template: PathBuf,
+    pub(super) template: PathBuf,
 }
 
 impl Installation {
@@ -173,17 +173,18 @@ impl Installation {
         let _ = fs::remove_file(data.join("auto.cnf"));
         fs::rename(&data, &self.template).expect("can't put the template in its place");
     }
+}
 
-    pub(super) fn copy_template(&self, to: &Path) {
-        // Most of a fresh data directory is zeros, which cp leaves out.
-        let output = Command::new("cp")
-            .args(["--recursive", "--sparse=always", "--no-target-directory"])
-            .arg(&self.template)
-            .arg(to)
-            .output()
-            .expect("can't run cp");
-        assert!(output.status.success(), "can't copy the template: {}", String::from_utf8_lossy(&output.stderr));
-    }
+/// Copies a data folder; `to` must not exist yet.
+pub(super) fn copy_folder(from: &Path, to: &Path) {
+    // Most of a fresh data directory is zeros, which cp leaves out.
+    let output = Command::new("cp")
+        .args(["--recursive", "--sparse=always", "--no-target-directory"])
+        .arg(from)
+        .arg(to)
+        .output()
+        .expect("can't run cp");
+    assert!(output.status.success(), "can't copy the data: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Small files and little memory, as many servers run at a time. What concerns the files
