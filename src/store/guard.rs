@@ -392,6 +392,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mark_is_written_ahead_of_a_lease_and_no_lease_depends_on_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let (name, node) = (SequenceName::default(), Arc::new(Node::open(dir.path()).unwrap()));
+        let lease = async |start, end| {
+            let guard = Guard::new(Arc::new(Stuck(Block::new(start, end).unwrap())), node.clone());
+            guard.lease(&name, Terms::unknown(Step::of(100)), NonZeroU64::MIN).await
+        };
+        lease(101, 201).await.unwrap();
+        let json = std::fs::read(dir.path().join("node.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!((&json["high_water_marks"]["default"], &json["leased_to"]["default"]), (&1_001.into(), &201.into()));
+        // It can't be written any more.
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        lease(5_001, 5_101).await.unwrap();
+        assert_eq!(node.high_water_mark("default"), 5_101);
+    }
+
+    #[tokio::test]
     async fn what_was_leased_raises_the_mark_and_is_not_let_through_again() {
         let (name, node) = (SequenceName::default(), Arc::new(Node::forgetful()));
         node.raise_high_water_mark(&name, 101);

@@ -389,7 +389,7 @@ impl Inner {
         }
         let mut error =
             self.not_fenced(&format!("the sequence {name} is not in the file, and not all of it is fenced"));
-        error.what += &format!(". Or create it past all its IDs: seqsvr sequence create {name} --first-id ID");
+        error.what.push_str(". Or create it past all its IDs: seqsvr sequence create NAME --first-id ID");
         Err(error)
     }
 

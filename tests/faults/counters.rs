@@ -282,28 +282,3 @@ pub fn first_starts_at_once(run: &Run) -> Outcome {
     }
     outcome
 }
-
-/// A restored backup while no node is left that could be asked: the operator fences past the mark that a killed one wrote.
-pub fn fenced_past_a_written_mark(run: &Run) -> Outcome {
-    let mut outcome = Outcome::default();
-    for layout in LAYOUTS {
-        let database = Database::start(Flavor::MariaDb);
-        let mut all = Checker::default();
-        for _ in 0..run.rounds(5, 1) {
-            outcome.rounds += 1;
-            let setup = run.node_on(&database, layout).env("SEQSVR_REFILL__MAX_BLOCK", "300");
-            let mut killed = super::rig::start(&setup);
-            all.merge(load(&[killed.port()], 4, 4_000));
-            killed.kill();
-            let json = std::fs::read(setup.folder().join("data/node.json")).expect("it is written");
-            let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
-            let mark = json["high_water_marks"]["default"].as_u64().expect("it has leased");
-            sql(&database, layout.rewind());
-            command(&setup, &format!("fence default --past {} --yes", mark - 1));
-            let new = run.node_on(&database, layout);
-            all.merge(load(&[super::rig::start(&new).port()], 4, 4_000));
-        }
-        outcome.take_in(all);
-    }
-    outcome
-}

@@ -170,7 +170,9 @@ pub fn copied_embedded_store(run: &Run) -> Outcome {
             use_up(&server);
         }
         println!("{copying:?}: {}, {}", all[0].verdict(), all[1].verdict());
-        all.into_iter().for_each(|all| outcome.take_in(all));
+        for all in all {
+            outcome.take_in(all);
+        }
     }
     outcome
 }

@@ -184,7 +184,7 @@ impl Facts {
                 });
             }
             Err(why) if self.version == Ok(SCHEMA_VERSION) => {
-                findings.push(Finding::fail("store_id", why.as_str(), RESTORE))
+                findings.push(Finding::fail("store_id", why.as_str(), RESTORE));
             }
             Err(_) => {}
         }

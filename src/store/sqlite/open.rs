@@ -130,7 +130,7 @@ impl Inner {
             self.node.check_store(None).map_err(|error| StoreError::new(ErrorKind::OtherStore, error.to_string()))?;
         }
         let mut connection = Connection::open(&self.file).map_err(|error| self.unavailable(&error))?;
-        self.set_up(&connection).map_err(|error| self.unavailable(&error))?;
+        set_up(&connection).map_err(|error| self.unavailable(&error))?;
         let store_id = self.prepare(&mut connection)?;
         self.node
             .check_store(Some(&store_id))
@@ -157,7 +157,7 @@ impl Inner {
             Ok(FileSystem::Local) => Ok(()),
             Ok(FileSystem::Fuse) => {
                 WARNED.call_once(|| {
-                    tracing::warn!("{} is on a FUSE file system: {}", self.file.display(), file::ON_FUSE)
+                    tracing::warn!("{} is on a FUSE file system: {}", self.file.display(), file::ON_FUSE);
                 });
                 Ok(())
             }
@@ -172,23 +172,6 @@ impl Inner {
     /// The identity of the file that is there now.
     pub(super) fn identity(&self) -> Result<Identity, StoreError> {
         Identity::of(&self.file).ok_or_else(|| self.failed(ErrorKind::Unavailable, &"the file is gone"))
-    }
-
-    fn set_up(&self, connection: &Connection) -> rusqlite::Result<()> {
-        // A -wal that goes away only with a clean close tells that something is missing if it is not there.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        let journal: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        // In KiB: a lease touches two rows.
-        connection.pragma_update(None, "cache_size", -256)?;
-        let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
-        if !journal.eq_ignore_ascii_case("wal") || synchronous != 2 {
-            return Err(failure(format!(
-                "it does not keep what is durable: journal_mode={journal}, synchronous={synchronous}"
-            )));
-        }
-        Ok(())
     }
 
     /// Creates or upgrades the tables, begins a new epoch if that is due, and prepares the `-wal` for leases. The store's ID.
@@ -301,6 +284,24 @@ impl Inner {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         connection.close().map_err(|(_, error)| error)
     }
+}
+
+/// Sets the connection up to be durable, and reads that back.
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    // A -wal that goes away only with a clean close tells that something is missing if it is not there.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let journal: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // In KiB: a lease touches two rows.
+    connection.pragma_update(None, "cache_size", -256)?;
+    let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+    if !journal.eq_ignore_ascii_case("wal") || synchronous != 2 {
+        return Err(failure(format!(
+            "it does not keep what is durable: journal_mode={journal}, synchronous={synchronous}"
+        )));
+    }
+    Ok(())
 }
 
 /// Writes all of the `-wal` into the file.
