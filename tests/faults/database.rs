@@ -17,22 +17,22 @@ use crate::support::sql;
 const MOST_CPU: f64 = 0.05;
 
 /// The account of the node: no more than it needs, for root may do what others may not.
-const ACCOUNT: &str = "CREATE USER 'ids'@'%'; GRANT ALL ON sequence.* TO 'ids'@'%'";
+pub const ACCOUNT: &str = "CREATE USER 'ids'@'%'; GRANT ALL ON sequence.* TO 'ids'@'%'";
 
 /// Connections that a test holds, with what is locked on them.
-struct Holder {
+pub struct Holder {
     runtime: tokio::runtime::Runtime,
     connections: Vec<Conn>,
 }
 
 impl Holder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { runtime, connections: Vec::new() }
     }
 
     /// One more, on which `statements` were run.
-    fn hold(&mut self, database: &Database, statements: &str) -> mysql_async::Result<()> {
+    pub fn hold(&mut self, database: &Database, statements: &str) -> mysql_async::Result<()> {
         let options = OptsBuilder::default()
             .ip_or_hostname("127.0.0.1")
             .tcp_port(database.port())

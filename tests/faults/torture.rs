@@ -23,6 +23,7 @@ mod network;
 mod nodes;
 mod rig;
 mod stores;
+mod strays;
 
 use std::process::ExitCode;
 use std::time::Instant;

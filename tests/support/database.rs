@@ -19,7 +19,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,22 +91,7 @@ impl Database {
 
     /// Like [`Database::start_with`], with `path` as the server's PATH.
     pub(super) fn start_in(flavor: Flavor, args: &[&str], path: Option<OsString>) -> Self {
-        let installation = Installation::of(flavor);
-        // In /tmp even where TMPDIR says otherwise: a socket's path has at most 107 bytes.
-        let folder = tempfile::Builder::new()
-            .prefix("seqsvr-db-")
-            .tempdir_in("/tmp")
-            .expect("no temporary folder for the database");
-        installation.copy_template(&folder.path().join("data"));
-        let mut database = Self {
-            installation,
-            args: args.iter().map(ToString::to_string).collect(),
-            path,
-            port: 0,
-            socket: folder.path().join("sock"),
-            child: None,
-            folder,
-        };
+        let mut database = Self::prepare(flavor, args, path);
         for _ in 0..PORT_TRIES {
             database.port = free_port();
             match database.try_run() {
@@ -116,6 +101,34 @@ impl Database {
             }
         }
         panic!("{PORT_TRIES} free ports in turn were taken before {flavor:?} could bind them");
+    }
+
+    /// Like [`Database::start_with`], on a port that the caller has chosen.
+    pub(super) fn start_at(port: u16, flavor: Flavor, args: &[&str]) -> Self {
+        let mut database = Self::prepare(flavor, args, None);
+        database.port = port;
+        database.restart();
+        database
+    }
+
+    /// A server that has its data directory and does not run yet.
+    fn prepare(flavor: Flavor, args: &[&str], path: Option<OsString>) -> Self {
+        let installation = Installation::of(flavor);
+        // In /tmp even where TMPDIR says otherwise: a socket's path has at most 107 bytes.
+        let folder = tempfile::Builder::new()
+            .prefix("seqsvr-db-")
+            .tempdir_in("/tmp")
+            .expect("no temporary folder for the database");
+        installation.copy_template(&folder.path().join("data"));
+        Self {
+            installation,
+            args: args.iter().map(ToString::to_string).collect(),
+            path,
+            port: 0,
+            socket: folder.path().join("sock"),
+            child: None,
+            folder,
+        }
     }
 
     /// The TCP port on 127.0.0.1; the same after a restart.
@@ -141,6 +154,16 @@ impl Database {
             let _ = child.kill();
             child.wait().expect("can't wait for the database's end");
         }
+    }
+
+    /// The data directory.
+    pub(super) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Adds an argument from the next restart on.
+    pub(super) fn add_arg(&mut self, arg: &str) {
+        self.args.push(arg.to_owned());
     }
 
     /// Leaves an argument out from the next restart on.
@@ -180,17 +203,22 @@ impl Database {
         run_query(&self.socket, sql).await.unwrap_or_else(|error| panic!("query `{sql}`: {error}"))
     }
 
-    /// Starts the server and waits until it answers a query.
-    fn try_run(&mut self) -> Result<(), StartFailure> {
-        // What a killed server leaves behind. The lock file names its process id, which
-        // by now may be another process's: the server would refuse to start.
-        for stale in [self.socket.clone(), self.folder.path().join("sock.lock")] {
-            let _ = fs::remove_file(stale);
-        }
+    /// Runs the server, which must not run, with one more argument that makes it end by itself. Returns its log.
+    pub(super) fn run_once(&self, arg: &str) -> String {
         let log = self.folder.path().join("log");
+        let mut command = self.command();
+        log_to(command.arg(arg), &log);
+        let status = spawn(command).and_then(|mut child| child.wait()).expect("can't run the database");
+        let text = String::from_utf8_lossy(&fs::read(&log).expect("its log")).into_owned();
+        assert!(status.success(), "{arg}: {status}; the end of the log:\n{}", tail(&text));
+        text
+    }
+
+    /// The server's command with all its arguments.
+    fn command(&self) -> Command {
         let mut command = self.installation.server();
         command
-            .arg(path_arg("--datadir=", &self.folder.path().join("data")))
+            .arg(path_arg("--datadir=", &self.data_dir()))
             .arg(path_arg("--socket=", &self.socket))
             .arg(path_arg("--pid-file=", &self.folder.path().join("pid")))
             .arg(format!("--port={}", self.port))
@@ -200,6 +228,18 @@ impl Database {
         if let Some(path) = &self.path {
             command.env("PATH", path);
         }
+        command
+    }
+
+    /// Starts the server and waits until it answers a query.
+    fn try_run(&mut self) -> Result<(), StartFailure> {
+        // What a killed server leaves behind. The lock file names its process id, which
+        // by now may be another process's: the server would refuse to start.
+        for stale in [self.socket.clone(), self.folder.path().join("sock.lock")] {
+            let _ = fs::remove_file(stale);
+        }
+        let log = self.folder.path().join("log");
+        let mut command = self.command();
         log_to(&mut command, &log);
         self.child = Some(spawn(command).expect("can't start the database"));
 

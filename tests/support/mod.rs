@@ -5,6 +5,7 @@ pub mod checker;
 pub mod database;
 pub mod figures;
 pub mod galera;
+pub mod group;
 pub mod http;
 mod process;
 pub mod prometheus;

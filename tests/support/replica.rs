@@ -18,9 +18,15 @@ impl Pair {
     /// Starts both; when it returns, the replica has all that the primary has. Both start with
     /// the same data, so it follows from the primary's present end of the log.
     pub fn start(flavor: Flavor) -> Self {
+        Self::start_with(flavor, &[])
+    }
+
+    /// Like [`Pair::start`], with further arguments for both servers.
+    pub fn start_with(flavor: Flavor, args: &[&str]) -> Self {
         let start = |id: &str| {
             // It wins over the --skip-log-bin that stands before it.
-            Database::start_with(flavor, &[id, "--log-bin=binlog", "--binlog-format=ROW"])
+            let own = [id, "--log-bin=binlog", "--binlog-format=ROW"];
+            Database::start_with(flavor, &[&own, args].concat())
         };
         let (primary, replica) = std::thread::scope(|scope| {
             let replica = scope.spawn(|| start("--server-id=2"));
