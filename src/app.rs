@@ -25,7 +25,7 @@ use crate::sequence::{Sequence, Shared, WaitLimits};
 use crate::sequences::Sequences;
 use crate::sequences::finder::{Asked, Finder};
 use crate::store::guard::Guard;
-use crate::store::{self, Terms};
+use crate::store::{self, Purpose, Terms};
 
 mod give_back;
 mod systemd;
@@ -74,7 +74,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     let address = listener.local_addr().map_err(|error| AppError::Failed(error.to_string()))?;
 
     let metrics = Arc::new(Metrics::new());
-    let store = store::select(config, true, node.clone());
+    let store = store::select(config, Purpose::Serve, node.clone());
     let guard = Arc::new(Guard::new(store.clone(), node.clone()));
     let policy = Policy { max_block: config.refill.max_block.get(), runway: config.refill.runway.get() };
     let (due, due_sequences) = mpsc::unbounded_channel();

@@ -61,8 +61,15 @@ pub const fn is_off(_guard: Guard) -> bool {
 #[inline]
 pub const fn point(_name: &str) {}
 
+/// Whether a test has what is done at this place fail.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub const fn fails(_name: &str) -> bool {
+    false
+}
+
 #[cfg(feature = "faults")]
-pub use built_in::{is_off, point, tell};
+pub use built_in::{fails, is_off, point, tell};
 
 #[cfg(feature = "faults")]
 mod built_in {
@@ -119,6 +126,11 @@ mod built_in {
             let _ = std::process::Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
             std::process::abort();
         });
+    }
+
+    /// Whether a test has what is done at this place fail: `FAILPOINTS=name=3*return->off` for three times.
+    pub fn fails(name: &str) -> bool {
+        fail::eval(name, |_| ()).is_some()
     }
 
     /// Reads `FAILPOINTS`, and says on stderr what this build is.

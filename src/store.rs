@@ -50,8 +50,12 @@ pub enum ErrorKind {
     Regressed,
     /// The counter was last fenced for another server: ids could be repeated.
     NotFenced,
+    /// The server, or its cluster's members, changed since the database was opened: the whole lease again, at once.
+    Moved,
     /// The counter was fenced just now, past what a failover may have lost: the whole lease again, at once.
     Fenced,
+    /// This server is not, or is not in touch with, the one that the database belongs to: the next host.
+    Stray,
     /// Two of the hosts take writes, and nobody knows which one has all leases: ids could be repeated.
     TwoWriters,
     /// The step of the tickets is another one than the configured one.
@@ -85,7 +89,9 @@ impl ErrorKind {
             Self::Misconfigured => "misconfigured",
             Self::Regressed => "regressed",
             Self::NotFenced => "not_fenced",
+            Self::Moved => "moved",
             Self::Fenced => "fenced",
+            Self::Stray => "stray",
             Self::TwoWriters => "two_writers",
             Self::OtherStep => "other_step",
             Self::OtherStore => "other_store",
@@ -104,7 +110,7 @@ impl ErrorKind {
 
     /// Whether the same lease may work at once.
     pub const fn is_passing(self) -> bool {
-        matches!(self, Self::Conflict | Self::Fenced)
+        matches!(self, Self::Conflict | Self::Moved | Self::Fenced)
     }
 }
 
@@ -295,14 +301,25 @@ pub trait Catalog: BlockStore {
 /// The most names of one [`BlockStore::find`].
 pub const MOST_NAMES: usize = 500;
 
-/// The store that the configuration selects; nothing is opened yet. `may_make`: where there is none, it is made.
-pub fn select(config: &Config, may_make: bool, node: Arc<Node>) -> Arc<dyn Catalog> {
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To lease, or to create a sequence: what is missing is made, and a move to another server is recorded.
+    Serve,
+    /// To look, or to change what is there.
+    Use,
+    /// To fence: a part of a cluster is taken for the whole, for an operator says so.
+    Fence,
+}
+
+/// The store that the configuration selects; nothing is opened yet.
+pub fn select(config: &Config, purpose: Purpose, node: Arc<Node>) -> Arc<dyn Catalog> {
     let default = config.default_sequence();
     match &config.store {
-        Store::Embedded => Arc::new(sqlite::Sqlite::new(&config.data_dir, default, may_make, node)),
+        Store::Embedded => Arc::new(sqlite::Sqlite::new(&config.data_dir, default, purpose, node)),
         Store::MySql(mysql) => {
             let is_declared = config.sequences.iter().any(|new| new.name.is_default());
-            Arc::new(mysql::MySql::new(mysql, config.step, default, is_declared, may_make, node))
+            Arc::new(mysql::MySql::new(mysql, config.step, default, is_declared, purpose, node))
         }
     }
 }

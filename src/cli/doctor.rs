@@ -10,6 +10,7 @@ use crate::app::AppError;
 use crate::config::Config;
 use crate::doctor;
 use crate::node::Node;
+use crate::store::Purpose;
 use crate::store::finding::{Expected, Finding};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
@@ -45,7 +46,7 @@ pub(super) fn run(config: &Config, arguments: Doctor) -> Result<ExitCode, AppErr
     // gives its tail back, and may look as if the counter went back: a second run tells.
     let remembered = Node::read(&config.data_dir);
     let node = remembered.as_ref().ok().and_then(Option::as_ref);
-    on_store(config, false, async |store| {
+    on_store(config, Purpose::Use, async |store| {
         if arguments.prune {
             let dry_run = !arguments.yes;
             let pruned = store.prune(dry_run).await?;

@@ -9,7 +9,7 @@ use crate::app::AppError;
 use crate::config::{Config, Id, Step, Store};
 use crate::name::SequenceName;
 use crate::node::Node;
-use crate::store::{Catalog, Edit, Fence, Migration, Script};
+use crate::store::{Catalog, Edit, Fence, Migration, Purpose, Script};
 
 /// So many sequences are read at a time.
 const PAGE: u32 = 500;
@@ -74,7 +74,7 @@ pub(super) fn fence(config: &Config, fencing: &Fencing) -> Result<(), AppError> 
         )));
     }
     let mut script = Script { is_dry_run: fencing.dry_run, ..Script::default() };
-    on_store(config, false, async |store| {
+    on_store(config, Purpose::Fence, async |store| {
         if let Some(name) = &fencing.name {
             fence_one(store, name, fence, &mut script).await?;
         } else {
@@ -145,7 +145,7 @@ pub(super) fn migrate(config: &Config, migrate: &Migrate) -> Result<(), AppError
         _ => (Migration::Widen, "the column generator_table.id would be widened".to_owned()),
     };
     let mut script = Script { is_dry_run: migrate.dry_run, ..Script::default() };
-    on_store(config, false, async |store| {
+    on_store(config, Purpose::Use, async |store| {
         if !migrate.yes && !migrate.dry_run && migration == Migration::Widen {
             return Err(AppError::Failed(format!(
                 "{what}; who leases waits for a moment. If that is meant, add --yes; to see the SQL, add --dry-run"

@@ -12,7 +12,7 @@ use crate::app::AppError;
 use crate::config::{self, Config, Id, Log, LogLevel, NewSequence, Step, Store};
 use crate::name::SequenceName;
 use crate::node::Node;
-use crate::store::{self, Catalog, Change, Definition, Edit, Script, StoreError};
+use crate::store::{self, Catalog, Change, Definition, Edit, Purpose, Script, StoreError};
 
 /// So many sequences are read at a time.
 const PAGE: u32 = 500;
@@ -106,15 +106,15 @@ impl From<StoreError> for AppError {
     }
 }
 
-/// Runs `work` on the store that is configured. Only who makes a sequence (`may_make`) may make a store: what looks must not
+/// Runs `work` on the store that is configured. Only what makes a sequence may make a store: what looks must not
 /// leave one behind where a host or a folder was mistyped.
 pub(super) fn on_store<T>(
     config: &Config,
-    may_make: bool,
+    purpose: Purpose,
     work: impl AsyncFnOnce(&dyn Catalog) -> Result<T, AppError>,
 ) -> Result<T, AppError> {
     start_log(Log { level: LogLevel::Warn, ..config.log });
-    if may_make && config.store == Store::Embedded {
+    if purpose == Purpose::Serve && config.store == Store::Embedded {
         make_folder(&config.data_dir)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -122,7 +122,7 @@ pub(super) fn on_store<T>(
         .build()
         .map_err(|error| AppError::Failed(format!("threads can't be started: {error}")))?;
     // It leases nothing, so it needs no memory of its own; that of a running node is locked.
-    let store = store::select(config, may_make, Arc::new(Node::forgetful()));
+    let store = store::select(config, purpose, Arc::new(Node::forgetful()));
     runtime.block_on(async {
         let outcome = work(&*store).await;
         store.close().await;
@@ -143,22 +143,22 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
             new.max_id = max_id.map_or(new.max_id, Id::get);
             new.description = description;
             new.check().map_err(AppError::Failed)?;
-            on_store(config, true, async |store| {
+            on_store(config, Purpose::Serve, async |store| {
                 edit(store, &new.name, Edit::Create(new.clone())).await?;
                 let definition = find(store, &new.name).await?;
                 print(&format!("made the sequence {}, from id {}\n", new.name, next(&definition)))
             })
         }
-        Command::List { all, json } => on_store(config, false, async |store| list(store, all, json).await),
-        Command::Show { name, json } => on_store(config, false, async |store| {
+        Command::List { all, json } => on_store(config, Purpose::Use, async |store| list(store, all, json).await),
+        Command::Show { name, json } => on_store(config, Purpose::Use, async |store| {
             let definition = find(store, &name).await?;
             print(&if json { as_json(&definition) + "\n" } else { as_text(&definition) })
         }),
-        Command::Alter { name, step, max_id, description } => on_store(config, false, async |store| {
+        Command::Alter { name, step, max_id, description } => on_store(config, Purpose::Use, async |store| {
             edit(store, &name, Edit::Alter(Change { step, max_id: max_id.map(Id::get), description })).await?;
             print(&as_text(&find(store, &name).await?))
         }),
-        Command::Advance { name, to } => on_store(config, false, async |store| {
+        Command::Advance { name, to } => on_store(config, Purpose::Use, async |store| {
             let has_moved = edit(store, &name, Edit::Advance(to.get())).await?;
             // A node may lease before it is read.
             let next = if has_moved { to.get().to_string() } else { next(&find(store, &name).await?) };
@@ -175,7 +175,7 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), AppError> {
                      meant, add --yes"
                 )));
             }
-            on_store(config, false, async |store| {
+            on_store(config, Purpose::Use, async |store| {
                 edit(store, &name, Edit::Delete).await?;
                 print(&format!(
                     "deleted {name}. Its counter is kept: one made again with its name goes on from there\n"

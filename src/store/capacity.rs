@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::counter::Row;
+use super::counter::{Present, Row};
 use super::finding::{Finding, some_of};
-use super::guard::REGRESSED;
+use super::guard::{FENCE_ALL, REGRESSED};
 
 /// A sequence's counter, read twice.
 #[derive(Clone, Debug)]
@@ -132,42 +132,54 @@ pub(super) struct Fences {
     pub(super) all: usize,
     /// Found to have gone back, or below what this node remembers.
     pub(super) regressed: Vec<String>,
-    /// Last fenced for another server.
-    pub(super) other_server: Vec<String>,
+    /// Not fenced since the database moved to another server.
+    pub(super) not_fenced: Vec<String>,
 }
 
 impl Fences {
-    /// Counts one; `server` is the row's, `here` what it must be, `mark` what this node has leased up to.
-    pub(super) fn add(&mut self, name: &str, next_id: u64, server: &str, here: &str, mark: u64) {
+    /// Counts one; `server` and `epoch` are the row's, `mark` is what this node has leased up to.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        next_id: u64,
+        (server, epoch): (&str, u32),
+        present: Present<'_>,
+        mark: u64,
+    ) {
         self.all += 1;
         if server == REGRESSED || next_id < mark {
             self.regressed.push(name.to_owned());
-        } else if server != here {
-            self.other_server.push(name.to_owned());
+        } else if epoch != present.epoch || !present.is_of_this_store(server) {
+            self.not_fenced.push(name.to_owned());
         }
     }
 
     pub(super) fn judge(&self) -> Finding {
         const WHAT: &str = "counters";
-        const ADVICE: &str = "for each: seqsvr sequence advance NAME --to NEXT, past what any node has LEASED: the largest \
-                              metric seqsvr_high_water_mark_ids of all nodes (of a stopped one: data_dir/node.json)";
-        let Self { all, regressed, other_server } = self;
-        match (regressed.as_slice(), other_server.as_slice()) {
-            ([], []) => Finding::ok(WHAT, format!("{all}, none went back, all fenced for this server")),
-            ([], other) => Finding::fail(
-                WHAT,
-                format!("{} of {all} were last fenced for another server: {}", other.len(), some_of(other)),
-                format!("nothing is leased from them. After a failover: {ADVICE}; or set mysql.failover_skip"),
-            ),
-            (back, []) => Finding::fail(WHAT, format!("{} of {all} went back: {}", back.len(), some_of(back)), ADVICE),
-            (back, other) => Finding::fail(
+        const ADVICE: &str = "for each: seqsvr fence NAME --past ID --yes, with the highest ID that any node has LEASED: the \
+                              largest metric seqsvr_high_water_mark_ids of all nodes (of one that is stopped or hangs, \
+                              high_water_marks in data_dir/node.json)";
+        let Self { all, regressed, not_fenced } = self;
+        match (regressed.as_slice(), not_fenced.as_slice()) {
+            ([], []) => Finding::ok(WHAT, format!("{all}, none went back, all fenced in the present epoch")),
+            ([], others) => Finding::fail(
                 WHAT,
                 format!(
-                    "{} of {all} went back: {}; {} were last fenced for another server: {}",
+                    "{} of {all} were not fenced since the database moved to another server: {}",
+                    others.len(),
+                    some_of(others)
+                ),
+                format!("nothing is leased from them. {FENCE_ALL}. Or set mysql.failover_skip"),
+            ),
+            (back, []) => Finding::fail(WHAT, format!("{} of {all} went back: {}", back.len(), some_of(back)), ADVICE),
+            (back, others) => Finding::fail(
+                WHAT,
+                format!(
+                    "{} of {all} went back: {}; {} were not fenced since the database moved to another server: {}",
                     back.len(),
                     some_of(back),
-                    other.len(),
-                    some_of(other)
+                    others.len(),
+                    some_of(others)
                 ),
                 ADVICE,
             ),
@@ -232,19 +244,21 @@ mod tests {
 
     #[test]
     fn counters_that_lease_nothing_are_counted_and_named() {
+        let present = Present { server: "here s", epoch: 2 };
         let mut fences = Fences::default();
-        fences.add("a", 10, "here", "here", 10);
+        fences.add("a", 10, ("before s", 2), present, 10);
         assert_eq!(fences.judge().verdict, Verdict::Ok);
         for n in 0..7 {
-            fences.add(&format!("moved{n}"), 10, "there", "here", 0);
+            fences.add(&format!("moved{n}"), 10, ("here s", 1), present, 0);
         }
         let moved = fences.judge();
-        assert!(moved.found.starts_with("7 of 8 were last fenced for another server: moved0, "), "{moved:?}");
+        assert!(moved.found.starts_with("7 of 8 were not fenced since"), "{moved:?}");
         assert!(moved.found.ends_with("moved4 and 2 more") && moved.advice.unwrap().contains("failover_skip"));
-        fences.add("b", 9, "here", "here", 10);
-        fences.add("c", 10, REGRESSED, "here", 0);
+        fences.add("copied", 10, ("here t", 2), present, 0);
+        fences.add("b", 9, ("here s", 2), present, 10);
+        fences.add("c", 10, (REGRESSED, 2), present, 0);
         let both = fences.judge();
-        assert!(both.found.starts_with("2 of 10 went back: b, c; 7 were"), "{both:?}");
+        assert!(both.found.starts_with("2 of 11 went back: b, c; 8 were"), "{both:?}");
         assert_eq!(both.verdict, Verdict::Fail);
     }
 }

@@ -18,11 +18,34 @@ pub(super) struct Row {
     pub(super) step: Step,
     /// Inclusive.
     pub(super) max_id: u64,
-    /// The database server that `next_id` was last fenced for; empty where the store has no such thing.
+    /// The server that `next_id` was last fenced for, and behind a space the store's identity; or [`REGRESSED`].
     pub(super) server: String,
+    /// The epoch in which that was.
+    pub(super) epoch: u32,
     pub(super) incarnation: u32,
     pub(super) is_deleted: bool,
     pub(super) description: String,
+}
+
+/// The database as it is now: what a counter that may be leased from carries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Present<'a> {
+    /// What a fence records as `server`.
+    pub(super) server: &'a str,
+    /// Counts up when the database moves to another server.
+    pub(super) epoch: u32,
+}
+
+impl Present<'_> {
+    /// Whether `server`, of a row, is of this store. If not, the row was copied from another database.
+    pub(super) fn is_of_this_store(self, server: &str) -> bool {
+        store_of(server) == store_of(self.server)
+    }
+}
+
+/// The store's identity in a row's `server`.
+fn store_of(server: &str) -> &str {
+    server.rsplit(' ').next().unwrap_or_default()
 }
 
 /// What a row allows.
@@ -37,8 +60,8 @@ pub(super) enum Verdict {
 }
 
 impl Row {
-    /// For the guard. `server` is the one that is connected; the node holds `terms` and has leased up to `mark` before.
-    fn facts<'a>(&'a self, terms: Terms, server: &'a str, mark: u64) -> Facts<'a> {
+    /// For the guard. The node holds `terms` and has leased up to `mark` before.
+    fn facts<'a>(&'a self, terms: Terms, present: Present<'a>, mark: u64) -> Facts<'a> {
         let state = match &*self.server {
             _ if self.is_deleted => State::Gone,
             REGRESSED => State::Regressed,
@@ -48,7 +71,9 @@ impl Row {
             // A counter's `server` has the store in it.
             store: ("", ""),
             step: (0, 0),
-            server: (&self.server, server),
+            server: (&self.server, present.server),
+            // No epoch is 0.
+            epoch: (if present.is_of_this_store(&self.server) { self.epoch } else { 0 }, present.epoch),
             state,
             next: self.next_id,
             mark,
@@ -56,9 +81,14 @@ impl Row {
         }
     }
 
-    /// What a lease of `want` ids gets on `server`, by a node that holds `terms` and has leased up to `mark` before.
-    pub(super) fn verdict(&self, terms: Terms, server: &str, mark: u64, want: NonZeroU64) -> Verdict {
-        if let Err(breach) = guard::judge(&self.facts(terms, server, mark)) {
+    /// Whether the counter is safe to lease from in the present epoch.
+    fn is_fenced(&self, present: Present<'_>) -> bool {
+        self.epoch == present.epoch && present.is_of_this_store(&self.server)
+    }
+
+    /// What a lease of `want` ids gets, by a node that holds `terms` and has leased up to `mark` before.
+    pub(super) fn verdict(&self, terms: Terms, present: Present<'_>, mark: u64, want: NonZeroU64) -> Verdict {
+        if let Err(breach) = guard::judge(&self.facts(terms, present, mark)) {
             return Verdict::Refused(breach);
         }
         let end = self.next_id.saturating_add(want.get()).min(self.max_id.saturating_add(1)).min(MAX_END);
@@ -83,11 +113,19 @@ impl Row {
         }
     }
 
-    /// What a breach is told. `at` is the store, the others are as in [`verdict`](Self::verdict).
-    pub(super) fn refusal(&self, breach: Breach, name: &SequenceName, at: &str, server: &str, mark: u64) -> StoreError {
-        let facts = self.facts(Terms::unknown(self.step), server, mark);
+    /// The error for a row that breaks a rule. `at` is the store, `moved` why IDs could be repeated where it is not fenced.
+    pub(super) fn refusal(
+        &self,
+        breach: Breach,
+        name: &SequenceName,
+        (at, moved): (&str, &'static str),
+        present: Present<'_>,
+        mark: u64,
+    ) -> StoreError {
+        let facts = self.facts(Terms::unknown(self.step), present, mark);
         let past = mark.max(self.next_id).saturating_sub(1);
-        guard::refusal(breach, &facts, at, name, (past, &format!("its next id is {}", self.next_id)))
+        let how = &format!("its next id is {}", self.next_id);
+        guard::refusal(breach, &facts, &guard::Refusal { at, name, past, how, moved })
     }
 
     /// What is told where no id is left.
@@ -102,13 +140,13 @@ impl Row {
         )
     }
 
-    /// The row, fenced for `server`.
-    fn fenced(&self, name: &SequenceName, fence: Fence, server: &str) -> Result<Self, StoreError> {
+    /// The row, fenced in the present epoch.
+    fn fenced(&self, name: &SequenceName, fence: Fence, present: Present<'_>) -> Result<Self, StoreError> {
         let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
         let next_id = match fence {
             // Past the largest id too: it is used up then, until somebody raises that.
-            Fence::Skip(ids) => return Ok(self.fenced_at(self.next_id.saturating_add(ids).min(MAX_END), server)),
-            Fence::Past(id) if id.saturating_add(1) < self.next_id && self.server != server => {
+            Fence::Skip(ids) => return Ok(self.fenced_at(self.next_id.saturating_add(ids).min(MAX_END), present)),
+            Fence::Past(id) if id.saturating_add(1) < self.next_id && !self.is_fenced(present) => {
                 return refused(format!(
                     "the counter of sequence {name} is not safe, and one of the nodes has leased up to {}: --past can't be below \
                      that",
@@ -125,13 +163,14 @@ impl Row {
                 self.max_id
             ));
         }
-        Ok(self.fenced_at(next_id, server))
+        Ok(self.fenced_at(next_id, present))
     }
 
-    fn fenced_at(&self, next_id: u64, server: &str) -> Self {
+    fn fenced_at(&self, next_id: u64, present: Present<'_>) -> Self {
         // What is held may be held twice where a node found the counter below what it had leased.
         let incarnation = self.incarnation + u32::from(self.server == REGRESSED);
-        Self { next_id: next_id.max(self.next_id), incarnation, server: server.to_owned(), ..self.clone() }
+        let Present { server, epoch } = present;
+        Self { next_id: next_id.max(self.next_id), incarnation, server: server.to_owned(), epoch, ..self.clone() }
     }
 
     /// The statement that writes the row, for people to read.
@@ -139,17 +178,17 @@ impl Row {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let deleted_at = if self.is_deleted { "CURRENT_TIMESTAMP" } else { "NULL" };
         let (server, description) = (quoted(&self.server), quoted(&self.description));
-        let Self { next_id, step, max_id, incarnation, .. } = self;
+        let Self { next_id, step, max_id, incarnation, epoch, .. } = self;
         if is_there {
             format!(
                 "UPDATE seqsvr_sequence SET next_id = {next_id}, step = {}, max_id = {max_id}, incarnation = {incarnation}, \
-                 deleted_at = {deleted_at}, server = {server}, description = {description} WHERE name = '{name}'",
+                 deleted_at = {deleted_at}, server = {server}, epoch = {epoch}, description = {description} WHERE name = '{name}'",
                 step.get()
             )
         } else {
             format!(
-                "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, incarnation, server, description) VALUES \
-                 ('{name}', {next_id}, {}, {max_id}, {incarnation}, {server}, {description})",
+                "INSERT INTO seqsvr_sequence (name, next_id, step, max_id, incarnation, server, epoch, description) VALUES \
+                 ('{name}', {next_id}, {}, {max_id}, {incarnation}, {server}, {epoch}, {description})",
                 step.get()
             )
         }
@@ -162,13 +201,17 @@ pub(super) fn stale(name: &SequenceName, at: &str) -> StoreError {
 }
 
 impl Edit {
-    /// The row after the change; `before` is the one of now. Equal rows mean that there is nothing to do. `server` is
-    /// the one that is connected.
-    pub(super) fn apply(&self, name: &SequenceName, before: Option<&Row>, server: &str) -> Result<Row, StoreError> {
+    /// The row after the change; `before` is the one of now. Equal rows mean that there is nothing to do.
+    pub(super) fn apply(
+        &self,
+        name: &SequenceName,
+        before: Option<&Row>,
+        present: Present<'_>,
+    ) -> Result<Row, StoreError> {
         let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
         if let (&Self::Fence(fence), Some(row)) = (self, before) {
             // A tombstone too: one that is created again goes on from it.
-            return row.fenced(name, fence, server);
+            return row.fenced(name, fence, present);
         }
         let live = before.filter(|row| !row.is_deleted);
         match (self, live) {
@@ -190,7 +233,8 @@ impl Edit {
                 step: new.step,
                 max_id: new.max_id,
                 // A counter that is to be fenced still is.
-                server: before.map_or(server, |row| &row.server).to_owned(),
+                server: before.map_or(present.server, |row| &row.server).to_owned(),
+                epoch: before.map_or(present.epoch, |row| row.epoch),
                 incarnation: before.map_or(0, |row| row.incarnation) + 1,
                 is_deleted: false,
                 description: new.description.clone(),
@@ -221,7 +265,7 @@ impl Edit {
                         row.max_id
                     ));
                 }
-                if row.server != server && to < row.next_id {
+                if !row.is_fenced(present) && to < row.next_id {
                     return refused(format!(
                         "the counter of sequence {name} is not safe, and below {} it can't be made so: --to must be past what \
                          any node has leased, and one of them has leased up to there",
@@ -229,11 +273,12 @@ impl Edit {
                     ));
                 }
                 // What is held from before is dropped too where the counter was not safe: it may be held twice.
-                let drops = to > row.next_id || row.server != server;
+                let drops = to > row.next_id || !row.is_fenced(present);
                 Ok(Row {
                     next_id: row.next_id.max(to),
                     incarnation: row.incarnation + u32::from(drops),
-                    server: server.to_owned(),
+                    server: present.server.to_owned(),
+                    epoch: present.epoch,
                     ..row.clone()
                 })
             }
@@ -253,6 +298,7 @@ mod tests {
     use super::*;
     use crate::config::NewSequence;
 
+    const PRESENT: Present<'static> = Present { server: "here s", epoch: 2 };
     const TERMS: Terms = Terms { step: Step::of(100), max_id: 1_000, incarnation: 1 };
 
     fn row() -> Row {
@@ -260,7 +306,8 @@ mod tests {
             next_id: 501,
             step: TERMS.step,
             max_id: TERMS.max_id,
-            server: "here".into(),
+            server: "here s".into(),
+            epoch: 2,
             incarnation: 1,
             is_deleted: false,
             description: String::new(),
@@ -268,7 +315,7 @@ mod tests {
     }
 
     fn verdict(row: &Row, mark: u64, want: u64) -> Verdict {
-        row.verdict(TERMS, "here", mark, NonZeroU64::new(want).unwrap())
+        row.verdict(TERMS, PRESENT, mark, NonZeroU64::new(want).unwrap())
     }
 
     #[test]
@@ -290,7 +337,9 @@ mod tests {
                 1,
                 Verdict::Refused(Breach::Regressed),
             ),
-            ("another server", Row { server: "there".into(), ..row() }, 0, 1, Verdict::Refused(Breach::NotFenced)),
+            ("idle in an epoch", Row { epoch: 1, ..row() }, 0, 1, Verdict::Refused(Breach::NotFenced)),
+            ("another store", Row { server: "here t".into(), ..row() }, 0, 1, Verdict::Refused(Breach::NotFenced)),
+            ("the server has another name", Row { server: "there s".into(), ..row() }, 501, 100, block(501, 601)),
             ("went back", Row { server: REGRESSED.into(), ..row() }, 0, 1, Verdict::Refused(Breach::Regressed)),
         ] {
             assert_eq!(verdict(&row, mark, want), expected, "{why}");
@@ -299,7 +348,7 @@ mod tests {
 
     #[allow(clippy::needless_pass_by_value)] // reads better in the tables below
     fn apply(edit: Edit, before: Option<&Row>) -> Result<Row, String> {
-        edit.apply(&"orders".parse().unwrap(), before, "here").map_err(|error| error.what)
+        edit.apply(&"orders".parse().unwrap(), before, PRESENT).map_err(|error| error.what)
     }
 
     fn new(first_id: u64) -> NewSequence {
@@ -313,8 +362,11 @@ mod tests {
         let again = apply(Edit::Create(new(1)), Some(&deleted)).unwrap();
         assert_eq!((again.next_id, again.incarnation, again.is_deleted), (501, 2, false));
         assert_eq!(apply(Edit::Create(new(9_000)), Some(&deleted)).unwrap().next_id, 9_000);
-        let unsafe_one = Row { server: REGRESSED.into(), ..deleted };
+        let unsafe_one = Row { server: REGRESSED.into(), ..deleted.clone() };
         assert_eq!(apply(Edit::Create(new(1)), Some(&unsafe_one)).unwrap().server, REGRESSED);
+        let idle = Row { epoch: 1, ..deleted };
+        assert_eq!(apply(Edit::Create(new(1)), Some(&idle)).unwrap().epoch, 1, "still to be fenced");
+        assert_eq!(apply(Edit::Create(new(1)), None).unwrap().epoch, 2);
     }
 
     #[test]
@@ -334,16 +386,16 @@ mod tests {
             let told = apply(edit, before).unwrap_err();
             assert!(told.contains(wanted), "{wanted}: {told}");
         }
-        let default = Edit::Delete.apply(&SequenceName::default(), Some(&row), "here");
+        let default = Edit::Delete.apply(&SequenceName::default(), Some(&row), PRESENT);
         assert!(default.unwrap_err().what.contains("can't be deleted"));
         assert_eq!(apply(Edit::Alter(alter(500)), Some(&row)).unwrap().max_id, 500);
     }
 
     #[test]
     fn advancing_moves_forward_only_and_fences() {
-        let elsewhere = Row { server: "there".into(), ..row() };
+        let elsewhere = Row { server: "there s".into(), epoch: 1, ..row() };
         let stays = apply(Edit::Advance(501), Some(&elsewhere)).unwrap();
-        assert_eq!(stays, Row { server: "here".into(), incarnation: 2, ..row() });
+        assert_eq!(stays, Row { incarnation: 2, ..row() });
         assert!(apply(Edit::Advance(500), Some(&elsewhere)).unwrap_err().contains("past what any node has leased"));
         assert_eq!(apply(Edit::Advance(3), Some(&row())), Ok(row()), "nothing to do");
         let forward = apply(Edit::Advance(502), Some(&elsewhere)).unwrap();
@@ -352,9 +404,9 @@ mod tests {
 
     #[test]
     fn fencing_moves_forward_only_and_keeps_what_is_held() {
-        let elsewhere = Row { server: "there".into(), ..row() };
+        let elsewhere = Row { server: "there s".into(), epoch: 1, ..row() };
         let fence = |fence, row: &Row| apply(Edit::Fence(fence), Some(row));
-        let here = Row { server: "here".into(), ..row() };
+        let here = row();
         assert_eq!(fence(Fence::Skip(100), &elsewhere), Ok(Row { next_id: 601, ..here.clone() }));
         assert_eq!(fence(Fence::Past(700), &elsewhere), Ok(Row { next_id: 701, ..here.clone() }));
         assert_eq!(fence(Fence::Past(500), &elsewhere), Ok(here.clone()), "that is where it is");

@@ -26,8 +26,10 @@ pub struct Facts<'a> {
     pub store: (&'a str, &'a str),
     /// The ids of a ticket: as recorded, and as configured.
     pub step: (u64, u64),
-    /// The server that the counter was last fenced for, and the one that is connected.
+    /// The server that the counter was last fenced for, and the one that is connected: for the message.
     pub server: (&'a str, &'a str),
+    /// The epoch in which the counter was last fenced, and the present one of the database.
+    pub epoch: (u32, u32),
     /// What is recorded of the counter.
     pub state: State<'a>,
     /// The first id (or ticket) that no lease covers, as far as the store can tell.
@@ -60,7 +62,7 @@ pub enum Breach {
     Stale,
     /// Two steps on one table hand ids out twice.
     OtherStep,
-    /// The counter was last fenced for another server.
+    /// The counter was not fenced since the database moved to another server.
     NotFenced,
     /// The counter is below what was leased, or was found so.
     Regressed,
@@ -70,8 +72,7 @@ pub enum Breach {
 
 /// Whether something of the counter may be handed out.
 pub fn judge(facts: &Facts<'_>) -> Result<(), Breach> {
-    let differs = |(found, expected): (&str, &str), switch| found != expected && !faults::is_off(switch);
-    if differs(facts.store, Switch::Store) {
+    if facts.store.0 != facts.store.1 && !faults::is_off(Switch::Store) {
         Err(Breach::OtherStore)
     } else if facts.state == State::Gone {
         Err(Breach::Stale)
@@ -79,7 +80,7 @@ pub fn judge(facts: &Facts<'_>) -> Result<(), Breach> {
         Err(Breach::OtherStep)
     } else if facts.state == State::Regressed && !faults::is_off(Switch::Mark) {
         Err(Breach::Regressed)
-    } else if differs(facts.server, Switch::Fence) {
+    } else if !is_fenced(facts) && !faults::is_off(Switch::Fence) {
         Err(Breach::NotFenced)
     } else if matches!(facts.state, State::Other(_)) {
         Err(Breach::Migrating)
@@ -93,20 +94,30 @@ pub fn judge(facts: &Facts<'_>) -> Result<(), Breach> {
     }
 }
 
-/// What a breach is told. `at` is the store, `past` the highest id that this node knows to be leased, and `how` it shows
-/// that the counter went back.
-pub fn refusal(
-    breach: Breach,
-    facts: &Facts<'_>,
-    at: &str,
-    name: &SequenceName,
-    (past, how): (u64, &str),
-) -> StoreError {
-    let fence = format!(
-        "ID must be the highest that any node has LEASED, not only handed out: the largest metric \
-         seqsvr_high_water_mark_ids{{sequence=\"{name}\"}} of all nodes (of a stopped one: data_dir/node.json), here {past}; stop \
-         a node that you can't ask. Then run: seqsvr fence {name} --past ID --yes"
-    );
+/// An epoch and not only a server, for a counter that nobody leased from while another server had the database still names
+/// the server that comes back.
+fn is_fenced(facts: &Facts<'_>) -> bool {
+    if faults::is_off(Switch::Epoch) { facts.server.0 == facts.server.1 } else { facts.epoch.0 == facts.epoch.1 }
+}
+
+/// What an operator is told about a refused counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// The store.
+    pub at: &'a str,
+    /// The sequence.
+    pub name: &'a SequenceName,
+    /// The highest ID that this node knows to be leased.
+    pub past: u64,
+    /// How it shows that the counter went back.
+    pub how: &'a str,
+    /// Why IDs could be repeated where the counter is not fenced.
+    pub moved: &'static str,
+}
+
+/// The error for a counter that breaks a rule.
+pub fn refusal(breach: Breach, facts: &Facts<'_>, refusal: &Refusal<'_>) -> StoreError {
+    let Refusal { at, name, past, how, moved } = refusal;
     let (kind, what) = match breach {
         Breach::OtherStore => (
             ErrorKind::OtherStore,
@@ -124,17 +135,19 @@ pub fn refusal(
         Breach::NotFenced => (
             ErrorKind::NotFenced,
             format!(
-                "this is server '{}', but the counter of sequence {name} was last fenced for server '{}'. After a failover or \
-                 a restore, commits that the old server acknowledged may be missing here, so ids could be repeated, and \
-                 nothing is leased. {fence}. To fence by itself after a failover: mysql.failover_skip",
-                facts.server.1, facts.server.0
+                "this is '{}' (epoch {}), but the counter of sequence {name} was last fenced for '{}' (epoch {}). {moved}, so IDs \
+                 could be repeated and nothing is leased. {FENCE_ALL}",
+                facts.server.1, facts.epoch.1, facts.server.0, facts.epoch.0
             ),
         ),
         Breach::Regressed => (
             ErrorKind::Regressed,
             format!(
                 "the counter of sequence {name} went back ({how}): a restored backup, a lowered counter, or a failover that \
-                 lost commits. Ids could be repeated, so no node leases. {fence}"
+                 lost commits. IDs could be repeated, so no node leases. ID must be the highest that any node has LEASED, not \
+                 only issued: the largest metric seqsvr_high_water_mark_ids{{sequence=\"{name}\"}} of all nodes, here {past}; of a \
+                 node that is stopped or hangs, high_water_marks in its data_dir/node.json. Then run: seqsvr fence {name} --past \
+                 ID --yes"
             ),
         ),
         Breach::Migrating => {
@@ -150,6 +163,11 @@ pub fn refusal(
     };
     StoreError::new(kind, format!("{at}: {what}"))
 }
+
+/// What to do where the database moved: for all sequences, once.
+pub const FENCE_ALL: &str = "Run once, for all sequences: seqsvr fence --skip IDS --yes. IDS must be more than any sequence can \
+                             have lost: its rate times the replication lag (or the age of the backup), times ten, for gaps cost \
+                             nothing";
 
 /// A store behind its guard.
 pub struct Guard {
@@ -218,6 +236,7 @@ mod tests {
         store: ("s", "s"),
         step: (100, 100),
         server: ("here", "here"),
+        epoch: (2, 2),
         state: State::Ok,
         next: 501,
         mark: 501,
@@ -232,7 +251,13 @@ mod tests {
             ("another store", Facts { store: ("t", "s"), ..FACTS }, Breach::OtherStore, ErrorKind::OtherStore),
             ("deleted, or moved", Facts { state: State::Gone, ..FACTS }, Breach::Stale, ErrorKind::Stale),
             ("another step", Facts { step: (7, 100), ..FACTS }, Breach::OtherStep, ErrorKind::OtherStep),
-            ("another server", Facts { server: ("there", "here"), ..FACTS }, Breach::NotFenced, ErrorKind::NotFenced),
+            (
+                "idle while it was on another server",
+                Facts { epoch: (1, 2), ..FACTS },
+                Breach::NotFenced,
+                ErrorKind::NotFenced,
+            ),
+            ("of an epoch that is lost", Facts { epoch: (3, 2), ..FACTS }, Breach::NotFenced, ErrorKind::NotFenced),
             ("found so before", Facts { state: State::Regressed, ..FACTS }, Breach::Regressed, ErrorKind::Regressed),
             ("below the mark", Facts { next: 500, ..FACTS }, Breach::Regressed, ErrorKind::Regressed),
             ("migrating", Facts { state: State::Other("migrating"), ..FACTS }, Breach::Migrating, ErrorKind::Migrating),
@@ -246,19 +271,21 @@ mod tests {
             ),
             (
                 "found so, then moved to another server",
-                Facts { state: State::Regressed, server: ("there", "here"), ..FACTS },
+                Facts { state: State::Regressed, epoch: (1, 2), ..FACTS },
                 Breach::Regressed,
                 ErrorKind::Regressed,
             ),
             (
                 "deleted on another server",
-                Facts { state: State::Gone, server: ("there", "here"), ..FACTS },
+                Facts { state: State::Gone, epoch: (1, 2), ..FACTS },
                 Breach::Stale,
                 ErrorKind::Stale,
             ),
         ] {
             assert_eq!(judge(&facts), Err(breach), "{why}");
-            let told = refusal(breach, &facts, "MySQL at here", &"orders".parse().unwrap(), (500, "it is at 7"));
+            let name = "orders".parse().unwrap();
+            let words = Refusal { at: "MySQL at here", name: &name, past: 500, how: "it is at 7", moved: "It moved" };
+            let told = refusal(breach, &facts, &words);
             assert_eq!(told.kind, kind, "{why}");
             assert!(told.what.starts_with("MySQL at here: "), "{why}: {told}");
         }
@@ -266,11 +293,16 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_to_run() {
-        let told = |breach| refusal(breach, &FACTS, "x", &"orders".parse().unwrap(), (500, "it is at 7")).what;
-        for breach in [Breach::NotFenced, Breach::Regressed] {
-            let told = told(breach);
-            assert!(told.contains("here 500;") && told.contains("seqsvr fence orders --past ID"), "{told}");
-        }
+        let name = "orders".parse().unwrap();
+        let words = Refusal { at: "x", name: &name, past: 500, how: "it is at 7", moved: "It moved" };
+        let told = |breach| refusal(breach, &FACTS, &words).what;
+        let regressed = told(Breach::Regressed);
+        assert!(regressed.contains("here 500;") && regressed.contains("seqsvr fence orders --past ID"), "{regressed}");
+        let not_fenced = told(Breach::NotFenced);
+        assert!(
+            not_fenced.contains("It moved") && not_fenced.contains("seqsvr fence --skip IDS --yes"),
+            "{not_fenced}"
+        );
         assert!(told(Breach::OtherStep).contains("seqsvr migrate --step 100"));
         assert!(told(Breach::Regressed).contains("it is at 7"));
     }

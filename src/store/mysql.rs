@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::finding::{Expected, Finding, Pruned};
-use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Script, StoreError, Terms};
+use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Purpose, Script, StoreError, Terms};
 use crate::config::{self, NewSequence, Step};
 use crate::name::SequenceName;
 use crate::node::Node;
@@ -16,6 +16,7 @@ mod counter;
 mod database;
 mod examine;
 mod identity;
+mod members;
 mod migrate;
 mod server;
 mod session;
@@ -38,18 +39,18 @@ pub struct MySql {
 
 impl MySql {
     /// The store that `config` names; nothing is opened yet. `step` is the tickets'; `default_is_counter`: on a new database
-    /// `default` begins in the counter layout; `may_make`: where there is nothing, it is made.
+    /// `default` begins in the counter layout.
     pub fn new(
         config: &config::MySql,
         step: Step,
         default: NewSequence,
         default_is_counter: bool,
-        may_make: bool,
+        purpose: Purpose,
         node: Arc<Node>,
     ) -> Self {
         let server = Arc::new(Server::new(config));
         Self {
-            database: Database::new(server.clone(), step, default, default_is_counter, may_make, node.clone()),
+            database: Database::new(server.clone(), step, default, default_is_counter, purpose, node.clone()),
             tickets: Tickets::new(server.clone(), step, config.failover_skip.get(), node.clone()),
             counters: Counters::new(server.clone(), config.failover_skip.get(), node),
             server,
@@ -75,9 +76,16 @@ impl MySql {
             // Connections that were made before a failover may lead to the server of before.
             if matches!(
                 error.kind,
-                ErrorKind::NotFenced | ErrorKind::Fenced | ErrorKind::Regressed | ErrorKind::OtherStore
+                ErrorKind::NotFenced
+                    | ErrorKind::Moved
+                    | ErrorKind::Fenced
+                    | ErrorKind::Regressed
+                    | ErrorKind::OtherStore
             ) {
                 self.server.renew(session.origin);
+            }
+            if error.kind == ErrorKind::Stray {
+                self.server.leave(session.origin);
             }
         }
         session.close_if_useless().await;

@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
 
-use super::counter::{Row, Verdict, stale};
+use super::counter::{Present, Row, Verdict, stale};
 use super::finding::{Expected, Finding, Pruned};
 use super::guard::REGRESSED;
-use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Script, StoreError, Terms};
+use super::{BlockStore, Catalog, Definition, Edit, ErrorKind, Leased, Migration, Purpose, Script, StoreError, Terms};
 use crate::config::{NewSequence, Step};
 use crate::faults::{self, Guard as Switch};
 use crate::name::SequenceName;
@@ -30,6 +30,11 @@ const FILE: &str = "seqsvr.db";
 /// A file has no server whose identity could change.
 const NO_SERVER: &str = "";
 
+/// A file has one epoch.
+const PRESENT: Present<'static> = Present { server: NO_SERVER, epoch: 1 };
+
+const MOVED: &str = "The file was copied or restored";
+
 /// The columns of [`row`].
 const COLUMNS: &str = "name, next_id, step, max_id, server, incarnation, deleted_at IS NOT NULL, description";
 
@@ -43,16 +48,16 @@ struct Inner {
     file: PathBuf,
     /// `default`, as it is in a new file.
     default: NewSequence,
-    may_make: bool,
+    purpose: Purpose,
     node: Arc<Node>,
     /// Opened by whoever comes first, and again after an error.
     connection: Mutex<Option<Connection>>,
 }
 
 impl Sqlite {
-    /// The file in `dir`; nothing is opened yet. `may_make`: where there is none, it is made.
-    pub fn new(dir: &Path, default: NewSequence, may_make: bool, node: Arc<Node>) -> Self {
-        let inner = Inner { file: dir.join(FILE), default, may_make, node, connection: Mutex::new(None) };
+    /// The file in `dir`; nothing is opened yet.
+    pub fn new(dir: &Path, default: NewSequence, purpose: Purpose, node: Arc<Node>) -> Self {
+        let inner = Inner { file: dir.join(FILE), default, purpose, node, connection: Mutex::new(None) };
         Self { inner: Arc::new(inner), turn: Arc::default() }
     }
 
@@ -230,7 +235,7 @@ impl Inner {
                 .and_then(|rows| if rows == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(rows)) })
                 .map_err(|error| self.unavailable(&error))
         };
-        match before.verdict(terms, NO_SERVER, mark, want) {
+        match before.verdict(terms, PRESENT, mark, want) {
             Verdict::Lease(block) => {
                 set(block.end(), NO_SERVER)?;
                 Ok(Ok(Leased {
@@ -245,7 +250,7 @@ impl Inner {
                 if before.next_id < mark && !before.is_deleted {
                     set(mark, REGRESSED)?;
                 }
-                Ok(Err(before.refusal(breach, name, &self.describe(), NO_SERVER, mark)))
+                Ok(Err(before.refusal(breach, name, (&self.describe(), MOVED), PRESENT, mark)))
             }
         }
     }
@@ -258,7 +263,7 @@ impl Inner {
         script: &mut Script,
     ) -> Result<bool, StoreError> {
         let before = self.row(transaction, name)?;
-        let after = edit.apply(name, before.as_ref(), NO_SERVER)?;
+        let after = edit.apply(name, before.as_ref(), PRESENT)?;
         if before.as_ref() == Some(&after) {
             return Ok(false);
         }
@@ -344,6 +349,7 @@ fn row(columns: &rusqlite::Row<'_>) -> rusqlite::Result<(SequenceName, Row)> {
             step: Step::new(id(2)?).unwrap_or(Step::of(1)),
             max_id: id(3)?,
             server: columns.get(4)?,
+            epoch: PRESENT.epoch,
             incarnation: columns.get(5)?,
             is_deleted: columns.get(6)?,
             description: columns.get(7)?,

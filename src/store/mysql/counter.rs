@@ -4,7 +4,6 @@
 //! it demands of the row stands in its WHERE, so that nothing is spent where a guard says no; then the row is looked at
 //! to say why.
 
-use std::fmt::Write;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +12,11 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use tokio::time::sleep;
 
-use super::super::counter::{Row, Verdict, stale};
+use super::super::counter::{Present, Row, Verdict, stale};
 use super::super::guard::{Breach, REGRESSED};
 use super::super::{Definition, Edit, ErrorKind, Leased, Script, StoreError, Terms};
 use super::database::{self, Opened};
+use super::identity::quoted;
 use super::{Done, Failed, Server, Session};
 use crate::config::Step;
 use crate::faults::{self, Guard as Switch};
@@ -25,7 +25,7 @@ use crate::node::Node;
 use crate::segment::Block;
 
 /// No such table: nobody made a sequence yet.
-const NO_SUCH_TABLE: u16 = 1146;
+pub(super) const NO_SUCH_TABLE: u16 = 1146;
 
 /// A row of that name is there already.
 const DUPLICATE: u16 = 1062;
@@ -47,8 +47,12 @@ const LOOKS_BEFORE_ALARM: u32 = 3;
 const PAUSE_BEFORE_LOOK: Duration = Duration::from_millis(50);
 
 /// The columns of [`Row`], behind the name.
-const COLUMNS: &str = "name, next_id, step, max_id, server, incarnation, deleted_at IS NOT NULL, description";
-type Columns = (String, u64, u64, u64, String, u32, bool, String);
+const COLUMNS: &str = "name, next_id, step, max_id, server, epoch, incarnation, deleted_at IS NOT NULL, description";
+type Columns = (String, u64, u64, u64, String, u32, u32, bool, String);
+
+/// Why IDs could be repeated where a counter is not fenced.
+pub(super) const MOVED: &str =
+    "After a failover or a restore, commits that the old server acknowledged may be missing here";
 
 impl Counters {
     pub(super) fn new(server: Arc<Server>, failover_skip: u64, node: Arc<Node>) -> Self {
@@ -69,10 +73,12 @@ impl Counters {
             if let Some(leased) = self.claim(session, opened, name, terms, mark, want).await? {
                 return Ok(leased);
             }
-            let Some((row, server)) = self.look(session, opened, name).await? else {
+            let Some((row, epoch)) = self.look(session, opened, name).await? else {
                 return Err(stale(name, &session.at()));
             };
-            match row.verdict(terms, &server, mark, want) {
+            let server = &opened.fence();
+            let present = Present { server, epoch };
+            match row.verdict(terms, present, mark, want) {
                 // Fewer are left than were asked for.
                 Verdict::Lease(block) if block.len() < want.get() => {
                     let rest = NonZeroU64::new(block.len()).expect("a block is not empty");
@@ -88,49 +94,48 @@ impl Counters {
                     sleep(PAUSE_BEFORE_LOOK).await;
                 }
                 Verdict::Refused(Breach::NotFenced)
-                    if self.failover_skip > 0 && opened.is_of_this_store(&row.server) =>
+                    if self.failover_skip > 0 && present.is_of_this_store(&row.server) =>
                 {
-                    return Err(self.fence(session, opened, name, &row, mark).await?);
+                    return Err(self.fence(session, opened, name, (&row, epoch), mark).await?);
                 }
                 Verdict::Refused(breach) => {
                     if matches!(breach, Breach::NotFenced | Breach::Regressed) {
-                        self.raise(session, opened, name, mark).await;
+                        self.raise(session, opened, name, mark).await?;
                     }
-                    return Err(row.refusal(breach, name, &session.at(), &server, mark));
+                    return Err(row.refusal(breach, name, (&session.at(), MOVED), present, mark));
                 }
             }
         }
     }
 
-    /// Moves a counter that was last fenced for another server past what a failover may have lost; the lease is then tried
-    /// again. Nodes that race add the skip once, for one of them finds the old server in the row.
+    /// Moves a counter that was last fenced in another epoch past what a failover may have lost; the lease is then tried
+    /// again. Nodes that race add the skip once, for one of them finds the old epoch in the row.
     async fn fence(
         &self,
         session: &mut Session<'_>,
         opened: &Opened,
         name: &SequenceName,
-        row: &Row,
+        (row, epoch): (&Row, u32),
         mark: u64,
     ) -> Result<StoreError, StoreError> {
         let skip = self.failover_skip;
         faults::point("fence-begins");
-        // Past the largest id too: it is used up then, until somebody raises that. As a number, for what is in a column is not to
-        // be trusted with quotes.
-        let mut old = String::from("0x");
-        for byte in row.server.bytes() {
-            write!(old, "{byte:02x}").expect("writing to a String");
-        }
+        // Past the largest id too: it is used up then, until somebody raises that.
         let sql = format!(
-            "UPDATE seqsvr_sequence SET next_id = GREATEST(next_id, {mark}) + {skip}, server = {} WHERE name = '{name}' \
-             AND server = {old}",
-            opened.fence()
+            "UPDATE seqsvr_sequence SET next_id = GREATEST(next_id, {mark}) + {skip}, server = {}, epoch = {epoch} \
+             WHERE name = '{name}' AND epoch = {} AND server = {} \
+             AND {epoch} = (SELECT epoch FROM seqsvr_meta WHERE {})",
+            quoted(&opened.fence()),
+            row.epoch,
+            quoted(&row.server),
+            opened.demand()
         );
         let at = &session.at();
         let what = if session.execute(&sql).await?.affected_rows == 1 {
             let what = format!(
-                "{at}: the counter of sequence {name} was last fenced for '{}', which is another server: moved on by \
+                "{at}: the counter of sequence {name} was last fenced for '{}' (epoch {}), and this is epoch {epoch}: moved on by \
                  mysql.failover_skip ({skip} ids), past what a failover may have lost",
-                row.server
+                row.server, row.epoch
             );
             tracing::warn!("fenced by itself: {what}");
             what
@@ -151,13 +156,13 @@ impl Counters {
         mark: u64,
         count: NonZeroU64,
     ) -> Result<Option<Leased>, StoreError> {
-        let server = if faults::is_off(Switch::Fence) { "server".to_owned() } else { opened.fence() };
         let mark = if faults::is_off(Switch::Mark) { 0 } else { mark };
         let sql = format!(
             "UPDATE seqsvr_sequence SET next_id = LAST_INSERT_ID(next_id + {count}) WHERE name = '{name}' \
-             AND server = {server} AND deleted_at IS NULL AND incarnation = {} AND next_id >= {mark} \
-             AND next_id + {count} <= max_id + 1",
-            terms.incarnation
+             AND deleted_at IS NULL AND incarnation = {} AND next_id >= {mark} AND next_id + {count} <= max_id + 1 \
+             AND {}",
+            terms.incarnation,
+            opened.fenced()
         );
         faults::point("counter-claims");
         let done = session.execute(&sql).await;
@@ -170,6 +175,10 @@ impl Counters {
                     let what = format!("{}: the counter of sequence {name} is out of range: {end}", session.at());
                     StoreError::new(ErrorKind::Regressed, what)
                 })?;
+                // The members may have changed between the statement's WHERE and its commit.
+                if opened.identity.is_cluster() {
+                    opened.epoch(session, "").await?;
+                }
                 let capacity_used = Row::capacity_used(block.end(), terms.max_id);
                 Ok(Some(Leased { blocks: vec![block], capacity_used, mark: 0 }))
             }
@@ -206,31 +215,36 @@ impl Counters {
         Ok(Done { affected_rows: 1, last_insert_id: end.first().copied().and_then(NonZeroU64::new) })
     }
 
-    /// The row, and the server that was asked for it.
+    /// The row, and the present epoch.
     async fn look(
         &self,
         session: &mut Session<'_>,
         opened: &Opened,
         name: &SequenceName,
-    ) -> Result<Option<(Row, String)>, StoreError> {
-        let server = opened.read_fence(session).await?;
+    ) -> Result<Option<(Row, u32)>, StoreError> {
+        let epoch = opened.epoch(session, "").await?;
         let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name = '{name}'");
-        Ok(self.select(session, &sql).await?.into_iter().next().map(|(_, row)| (row, server)))
+        Ok(self.select(session, &sql).await?.into_iter().next().map(|(_, row)| (row, epoch)))
     }
 
     /// Where the counter can't be trusted: raises it to this node's own mark, never lowers it, and records that it went
-    /// back, so that nodes which remember nothing refuse too. Best effort; this node refuses by its own mark.
-    async fn raise(&self, session: &mut Session<'_>, opened: &Opened, name: &SequenceName, mark: u64) {
+    /// back, so that nodes which remember nothing refuse too. An error if that could not be recorded: until it is, a new node
+    /// may lease what this one holds, so it is tried again at once.
+    async fn raise(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        name: &SequenceName,
+        mark: u64,
+    ) -> Result<(), StoreError> {
         let sql = format!(
-            "UPDATE seqsvr_sequence SET server = IF(server = {}, '{REGRESSED}', server), next_id = {mark} \
+            "UPDATE seqsvr_sequence SET server = IF({}, '{REGRESSED}', server), next_id = {mark} \
              WHERE name = '{name}' AND next_id < {mark} \
              AND EXISTS (SELECT 1 FROM seqsvr_meta WHERE id = 1 AND store_id = '{}')",
-            opened.fence(),
+            opened.fenced(),
             opened.store_id
         );
-        if let Err(failed) = session.execute(&sql).await {
-            tracing::debug!("the counter of sequence {name} could not be raised to {mark}: {}", failed.error);
-        }
+        record_regression(session, name, &sql).await
     }
 
     /// As [`super::BlockStore::give_back`]: one statement, sent once.
@@ -245,11 +259,11 @@ impl Counters {
         let is_last = if faults::is_off(Switch::GiveBack) { ">=" } else { "=" };
         let sql = format!(
             "UPDATE seqsvr_sequence SET next_id = {} WHERE name = '{name}' AND next_id {is_last} {} AND incarnation = {} \
-             AND server = {} AND deleted_at IS NULL",
+             AND deleted_at IS NULL AND {}",
             tail.start(),
             tail.end(),
             terms.incarnation,
-            opened.fence()
+            opened.fenced()
         );
         faults::point("give-back-begins");
         Ok(session.execute(&sql).await?.affected_rows == 1)
@@ -300,7 +314,7 @@ impl Counters {
             Err(failed) => return Err(failed.error),
         };
         let read = |columns: Columns| {
-            let (name, next_id, step, max_id, server, incarnation, is_deleted, description) = columns;
+            let (name, next_id, step, max_id, server, epoch, incarnation, is_deleted, description) = columns;
             let parsed = name.parse();
             if (parsed.is_err() || step == 0) && !IS_TOLD.swap(true, Ordering::Relaxed) {
                 let at = &session.at();
@@ -310,7 +324,7 @@ impl Counters {
                 );
             }
             let step = Step::new(step).unwrap_or(Step::of(1));
-            Some((parsed.ok()?, Row { next_id, step, max_id, server, incarnation, is_deleted, description }))
+            Some((parsed.ok()?, Row { next_id, step, max_id, server, epoch, incarnation, is_deleted, description }))
         };
         Ok(rows.into_iter().filter_map(read).collect())
     }
@@ -348,9 +362,9 @@ impl Counters {
             self.make_table(&mut self.server.connect().await?).await?;
         }
         let mut session = self.server.transaction(opened.host).await?;
-        let server = opened.read_fence(&mut session).await?;
+        let epoch = opened.enter(&mut session, script).await?;
         let before = self.lock(&mut session, name).await?;
-        let after = edit.apply(name, before.as_ref(), &server)?;
+        let after = edit.apply(name, before.as_ref(), Present { server: &opened.fence(), epoch })?;
         if before.as_ref() == Some(&after) {
             return Ok(false);
         }
@@ -392,11 +406,12 @@ impl Counters {
         };
         let sql = format!(
             "{verb} seqsvr_sequence SET next_id = {}, step = {}, max_id = {}, incarnation = {}, \
-             deleted_at = {deleted_at}, server = ?, description = ? {by_name}",
+             deleted_at = {deleted_at}, server = ?, epoch = {}, description = ? {by_name}",
             row.next_id,
             row.step.get(),
             row.max_id,
-            row.incarnation
+            row.incarnation,
+            row.epoch
         );
         match session.execute_with(&sql, (&row.server, &row.description).into()).await {
             Err(failed) if failed.server.as_ref().is_some_and(|server| server.code == DUPLICATE) => {
@@ -415,6 +430,26 @@ impl Counters {
         let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name = '{name}' FOR UPDATE");
         Ok(self.select(session, &sql).await?.into_iter().next().map(|(_, row)| row))
     }
+}
+
+/// Records that a counter went back. It counts as a conflict if that fails, so that it is tried again at once.
+async fn record_regression(session: &mut Session<'_>, name: &SequenceName, sql: &str) -> Result<(), StoreError> {
+    let failed = if faults::fails("regression-recorded") {
+        "a fail point".to_owned()
+    } else {
+        match session.execute(sql).await {
+            Ok(_) => return Ok(()),
+            Err(failed) => failed.error.what,
+        }
+    };
+    Err(unrecorded(name, &failed))
+}
+
+/// The error for a regression that is not recorded yet.
+pub(super) fn unrecorded(name: &SequenceName, why: &str) -> StoreError {
+    let what =
+        format!("the counter of sequence {name} is below what this node leased, which could not be recorded: {why}");
+    StoreError::new(ErrorKind::Conflict, what)
 }
 
 fn is_missing_table(failed: &Failed) -> bool {

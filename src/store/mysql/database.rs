@@ -4,11 +4,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mysql_async::Transaction;
 use mysql_async::prelude::Queryable;
 use tokio::time::sleep;
 
-use super::identity::{ONE_IS_TO_WRITE, Role};
-use super::{ErrorKind, Identity, Server, Session, StoreError};
+use super::super::guard::{FENCE_ALL, REGRESSED};
+use super::counter::NO_SUCH_TABLE;
+use super::identity::{ONE_IS_TO_WRITE, Role, quoted, statement_format};
+use super::members::Members;
+use super::{ErrorKind, Identity, Purpose, Script, Server, Session, StoreError};
 use crate::config::{NewSequence, Step};
 use crate::faults::{self, Guard as Switch};
 use crate::node::Node;
@@ -28,9 +32,13 @@ pub(super) const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS seqsvr_meta (
   step         INT UNSIGNED     NOT NULL,              -- ids per ticket
   first_ticket BIGINT UNSIGNED  NOT NULL,              -- tickets below it are not handed out
   state        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- ok, regressed, migrating-..., moved
-  server       VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server that the tickets were last fenced for
+  server       VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server or cluster that has the database
   store_id     CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-  revision     BIGINT UNSIGNED  NOT NULL DEFAULT 1     -- +1 whenever a sequence is created, altered, advanced or deleted
+  revision     BIGINT UNSIGNED  NOT NULL DEFAULT 1,    -- +1 whenever a sequence is created, altered, advanced or deleted
+  epoch        INT UNSIGNED     NOT NULL DEFAULT 0,    -- +1 whenever another server has the database
+  ticket_epoch INT UNSIGNED     NOT NULL DEFAULT 0,    -- the epoch in which the tickets were last fenced
+  members      VARCHAR(1024) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',  -- of the cluster that has it
+  token        CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''    -- by which its nodes show that they are one
 ) ENGINE=InnoDB";
 
 /// One row a sequence.
@@ -44,11 +52,29 @@ pub(super) const CREATE_SEQUENCE: &str = "CREATE TABLE IF NOT EXISTS seqsvr_sequ
   deleted_at  TIMESTAMP       NULL DEFAULT NULL,             -- a tombstone: created again, it goes on from next_id
   description VARCHAR(255) CHARACTER SET utf8mb4 NOT NULL DEFAULT '',
   created_at  TIMESTAMP       NOT NULL DEFAULT CURRENT_TIMESTAMP,
-  updated_at  TIMESTAMP       NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+  updated_at  TIMESTAMP       NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+  epoch       INT UNSIGNED    NOT NULL DEFAULT 0             -- the epoch in which it was last fenced
 ) ENGINE=InnoDB";
+
+/// What the tables of the first builds lack.
+const UPGRADES: [(&str, &str); 2] = [
+    (
+        "seqsvr_meta",
+        "ALTER TABLE seqsvr_meta ADD COLUMN epoch INT UNSIGNED NOT NULL DEFAULT 0, ADD COLUMN ticket_epoch INT UNSIGNED NOT NULL \
+         DEFAULT 0, ADD COLUMN members VARCHAR(1024) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '', ADD COLUMN token \
+         CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''",
+    ),
+    ("seqsvr_sequence", "ALTER TABLE seqsvr_sequence ADD COLUMN epoch INT UNSIGNED NOT NULL DEFAULT 0"),
+];
+
+/// The column is there already: another node was faster.
+const DUPLICATE_COLUMN: u16 = 1060;
 
 /// The `state` of `seqsvr_meta` that says that `default` is in the counter layout.
 pub(super) const MOVED: &str = "moved";
+
+/// So often what is recorded of the server is looked at, where other nodes record it too.
+const MOST_TRIES: u32 = 5;
 
 /// So long the tables of a new database may take to be made by another node.
 const PAUSE_BEFORE_LOOK: Duration = Duration::from_millis(200);
@@ -73,23 +99,128 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// SQL for what a counter's `server` must be: the server that is connected and the store. So a lease that lands in
-    /// another database, whose counters are in order for themselves, gets nothing.
+    /// What a fence records in a counter's row: the server that is connected, and the store.
     pub(super) fn fence(&self) -> String {
-        format!("CONCAT({}, ' {}')", self.identity.expression, self.store_id)
+        format!("{} {}", self.identity.name, self.store_id)
     }
 
-    /// Whether `server`, of a row, is of this store: only then may it be another server after a failover. Else the row was
-    /// copied from another database.
-    pub(super) fn is_of_this_store(&self, server: &str) -> bool {
-        server.rsplit_once(' ').is_some_and(|(_, store_id)| store_id == self.store_id)
+    /// SQL for what the database must say for a lease: it is this store, the server or cluster that has it is the one that is
+    /// connected, with the members of when it was opened, and it logs rows.
+    pub(super) fn demand(&self) -> String {
+        let Identity { name, proof, is_row_logged, .. } = &self.identity;
+        let is_recorded = if is_recorded(&[Switch::Epoch, Switch::Fence]) {
+            format!("server = {} AND ", quoted(name))
+        } else {
+            String::new()
+        };
+        format!("id = 1 AND store_id = '{}' AND {is_recorded}{proof} AND {is_row_logged}", self.store_id)
     }
 
-    /// The value of [`fence`](Self::fence) where `session` is connected.
-    pub(super) async fn read_fence(&self, session: &mut Session<'_, impl Queryable>) -> Result<String, StoreError> {
-        let rows: Vec<Option<String>> = session.rows(&format!("SELECT {}", self.fence())).await?;
-        Ok(rows.into_iter().next().flatten().unwrap_or_default())
+    /// SQL for what a counter must be to be leased from: fenced in the present epoch, and of this store.
+    pub(super) fn fenced(&self) -> String {
+        let is_there = format!("SELECT epoch FROM seqsvr_meta WHERE {}", self.demand());
+        if faults::is_off(Switch::Fence) {
+            return format!("EXISTS ({is_there})");
+        }
+        if faults::is_off(Switch::Epoch) {
+            return format!("server = {} AND EXISTS ({is_there})", quoted(&self.fence()));
+        }
+        format!("SUBSTRING_INDEX(server, ' ', -1) = '{}' AND epoch = ({is_there})", self.store_id)
     }
+
+    /// The database's present epoch, if all is as it was when it was opened. `lock`: `FOR UPDATE`, or nothing.
+    pub(super) async fn epoch(&self, session: &mut Session<'_, impl Queryable>, lock: &str) -> Result<u32, StoreError> {
+        let recorded = self.recorded(session, lock).await?;
+        if recorded.server != self.identity.name && is_recorded(&[Switch::Epoch, Switch::Fence]) {
+            return Err(self.moved(&session.at()));
+        }
+        Ok(recorded.epoch)
+    }
+
+    /// What `seqsvr_meta` records, if this is the server and the store that was opened.
+    async fn recorded(&self, session: &mut Session<'_, impl Queryable>, lock: &str) -> Result<Recorded, StoreError> {
+        let Identity { proof, is_row_logged, .. } = &self.identity;
+        let sql = format!(
+            "SELECT epoch, server, members, store_id, COALESCE({proof}, FALSE), {is_row_logged} FROM seqsvr_meta WHERE id = 1 {lock}"
+        );
+        let rows: Vec<(u32, String, String, String, bool, bool)> = session.rows(&sql).await?;
+        let Some((epoch, server, members, store_id, is_proven, is_row_logged)) = rows.into_iter().next() else {
+            let what = format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", session.at());
+            return Err(StoreError::new(ErrorKind::Misconfigured, what));
+        };
+        if store_id != self.store_id {
+            let what =
+                format!("{}: the store_id changed to {store_id}: another database, or a restored one", session.at());
+            return Err(StoreError::new(ErrorKind::OtherStore, what));
+        }
+        if !is_row_logged {
+            // It was made before that was changed.
+            session.is_useless = true;
+            return Err(statement_format(session.at()));
+        }
+        if !is_proven {
+            return Err(self.moved(&session.at()));
+        }
+        Ok(Recorded { epoch, server, members: Members::parse(&members) })
+    }
+
+    /// The error where the server, or its cluster, is not the one that was opened any more.
+    pub(super) fn moved(&self, at: &str) -> StoreError {
+        let what = format!("{at}: this is not '{}' any more, or the cluster's members changed", self.identity.name);
+        StoreError::new(ErrorKind::Moved, what)
+    }
+
+    /// Locks the row of `seqsvr_meta` until the transaction of `session` ends, and records there who has the database, if that is
+    /// due; the present epoch.
+    pub(super) async fn enter(
+        &self,
+        session: &mut Session<'_, impl Queryable>,
+        script: &mut Script,
+    ) -> Result<u32, StoreError> {
+        let recorded = self.recorded(session, "FOR UPDATE").await?;
+        if self.is_recorded(&recorded) || !is_recorded(&[Switch::Epoch]) {
+            return Ok(recorded.epoch);
+        }
+        let sql = self.raise(&recorded);
+        if script.runs(|| sql.clone()) {
+            session.execute(&sql).await?;
+        }
+        Ok(recorded.epoch + 1)
+    }
+
+    /// Whether the server that is connected is the one that is recorded. Other members than those are no matter, as long as
+    /// they are a majority.
+    fn is_recorded(&self, recorded: &Recorded) -> bool {
+        let Identity { name, members, .. } = &self.identity;
+        recorded.server == *name && (members.is_majority_of(&recorded.members) || faults::is_off(Switch::Evidence))
+    }
+
+    /// The statement that records the server that is connected, in a new epoch unless it is the same one.
+    fn raise(&self, recorded: &Recorded) -> String {
+        let Identity { name, members, proof, .. } = &self.identity;
+        let Recorded { epoch, server: before, members: members_before } = recorded;
+        format!(
+            "UPDATE seqsvr_meta SET epoch = {}, server = {}, members = {} WHERE id = 1 AND epoch = {epoch} AND server = {} \
+             AND members = {} AND {proof}",
+            epoch + u32::from(!self.is_recorded(recorded)),
+            quoted(name),
+            quoted(&members.recorded()),
+            quoted(before),
+            quoted(&members_before.recorded()),
+        )
+    }
+}
+
+/// Whether who has the database is looked at: not if a test switched one of `guards` off.
+fn is_recorded(guards: &[Switch]) -> bool {
+    !guards.iter().any(|guard| faults::is_off(*guard))
+}
+
+/// Who has the database, as it is recorded there.
+struct Recorded {
+    epoch: u32,
+    server: String,
+    members: Members,
 }
 
 /// The row of `seqsvr_meta`, as far as it matters here.
@@ -97,6 +228,7 @@ struct Meta {
     store_id: String,
     layout: Layout,
     revision: u64,
+    recorded: Recorded,
 }
 
 pub(super) struct Database {
@@ -107,8 +239,7 @@ pub(super) struct Database {
     default: NewSequence,
     /// The configuration declares `default` as a sequence of the counter layout.
     default_is_counter: bool,
-    /// Where there is nothing, it is made.
-    may_make: bool,
+    purpose: Purpose,
     node: Arc<Node>,
     opened: Mutex<Option<Arc<Opened>>>,
 }
@@ -119,10 +250,10 @@ impl Database {
         step: Step,
         default: NewSequence,
         default_is_counter: bool,
-        may_make: bool,
+        purpose: Purpose,
         node: Arc<Node>,
     ) -> Self {
-        Self { server, step, default, default_is_counter, may_make, node, opened: Mutex::default() }
+        Self { server, step, default, default_is_counter, purpose, node, opened: Mutex::default() }
     }
 
     /// What was found when it was last opened; opens it where that is due, as on another host. Two that open it at once both
@@ -150,11 +281,14 @@ impl Database {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The revision of the definitions. Forgets what was found if `default` moved since.
+    /// The revision of the definitions. Forgets what was found if `default` moved since, or the cluster's members changed.
     pub(super) async fn revision(&self, session: &mut Session<'_>, opened: &Opened) -> Result<u64, StoreError> {
-        let rows: Vec<(u64, String)> = session.rows("SELECT revision, state FROM seqsvr_meta WHERE id = 1").await?;
-        let (revision, state) = rows.into_iter().next().ok_or_else(|| self.no_meta())?;
-        if layout_of(&state) != opened.layout {
+        let sql =
+            format!("SELECT revision, state, COALESCE({}, FALSE) FROM seqsvr_meta WHERE id = 1", opened.identity.proof);
+        let rows: Vec<(u64, String, bool)> = session.rows(&sql).await?;
+        let (revision, state, is_proven) = rows.into_iter().next().ok_or_else(|| self.no_meta())?;
+        // Members that change one after the other are recorded one after the other, also while nobody leases.
+        if layout_of(&state) != opened.layout || !is_proven {
             self.forget();
         }
         Ok(revision)
@@ -185,15 +319,21 @@ impl Database {
 
     async fn look_and_make(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
         let identity = Identity::of(session).await?;
-        check_only_writer(session, &identity).await?;
-        let tables: Vec<String> = session
+        let rows: Vec<(String, bool)> = session
             .rows(
-                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
-                 AND TABLE_NAME IN ('generator_table', 'generator_table_moved', 'seqsvr_meta', 'seqsvr_sequence')",
+                "SELECT t.TABLE_NAME, EXISTS (SELECT 1 FROM information_schema.COLUMNS c WHERE c.TABLE_SCHEMA = t.TABLE_SCHEMA \
+                 AND c.TABLE_NAME = t.TABLE_NAME AND c.COLUMN_NAME = 'epoch') FROM information_schema.TABLES t \
+                 WHERE t.TABLE_SCHEMA = DATABASE() \
+                 AND t.TABLE_NAME IN ('generator_table', 'generator_table_moved', 'seqsvr_meta', 'seqsvr_sequence')",
             )
             .await?;
-        let has = |name: &str| tables.iter().any(|table| table == name);
+        let has = |name: &str| rows.iter().any(|(table, _)| table == name);
+        let old = |name: &str| rows.iter().any(|(table, has_epoch)| table == name && !has_epoch);
+        let upgrades: Vec<&str> = UPGRADES.iter().filter(|(table, _)| old(table)).map(|(_, ddl)| *ddl).collect();
+        upgrade(session, &upgrades).await?;
         let mut found = if has("seqsvr_meta") { meta(session).await? } else { None };
+        let is_recorded = self.check_members(session, &identity, found.as_ref())?;
+        self.check_only_writer(session, &identity, is_recorded, found.is_some()).await?;
         if found.is_none() {
             // Before anything is made: this may be another database than the one the node leased from.
             self.check_store(None)?;
@@ -205,7 +345,7 @@ impl Database {
                     return Err(self.gone("seqsvr_meta, or its row,", later));
                 }
             }
-            if !self.may_make {
+            if self.purpose != Purpose::Serve {
                 return Err(self
                     .misconfigured("no seqsvr has used this database yet. Start a server on it, or make a sequence"));
             }
@@ -225,11 +365,14 @@ impl Database {
             create(session, &missing).await?;
             self.make_meta_row(session, &identity, layout).await?;
             found = meta(session).await?;
+            if identity.is_cluster() {
+                self.check_only_writer(session, &identity, false, true).await?;
+            }
         } else if !has("generator_table") && found.as_ref().is_some_and(|meta| meta.layout == Layout::Tickets) {
             // Made anew, its counter would begin at 1.
             return Err(self.gone("generator_table", "seqsvr_meta"));
         }
-        let Meta { store_id, layout, revision } = found.ok_or_else(|| self.no_meta())?;
+        let Meta { store_id, layout, revision, recorded } = found.ok_or_else(|| self.no_meta())?;
         if layout == Layout::Tickets {
             self.check_rising(session, &identity, true).await?;
         }
@@ -237,10 +380,150 @@ impl Database {
         // From here on the marks are of this store, and of no other.
         self.node.remember_store(&store_id);
         let opened = Opened { host: session.origin.host, identity, store_id, layout };
+        let epoch = self.settle(session, &opened, recorded).await?;
         if layout == Layout::Counter && revision == NEVER_USED {
-            self.make_default(session, &opened).await?;
+            self.make_default(session, &opened, epoch).await?;
         }
         Ok(opened)
+    }
+
+    /// Whether the members that are there are a majority of those that are recorded; an error if they are not, unless an
+    /// operator fences.
+    fn check_members(
+        &self,
+        session: &Session<'_>,
+        identity: &Identity,
+        found: Option<&Meta>,
+    ) -> Result<bool, StoreError> {
+        let Some(Meta { recorded, .. }) = found.filter(|meta| !meta.recorded.members.is_empty()) else {
+            return Ok(false);
+        };
+        if identity.members.is_majority_of(&recorded.members) || faults::is_off(Switch::Evidence) {
+            return Ok(true);
+        }
+        if self.purpose == Purpose::Fence {
+            return Ok(false);
+        }
+        let at = session.at();
+        Err(StoreError::new(
+            ErrorKind::Stray,
+            format!(
+                "{at}: the database belongs to the cluster '{}', of which this server sees {}: it was cut off or started apart from \
+                 it, and IDs that the other part leased could be repeated, so nothing is leased. If the other part serves, let this \
+                 server join it. If all of the cluster was down, or this part is to go on without the other one, make sure that no \
+                 other part ever takes writes again. Then: {FENCE_ALL}",
+                recorded.server,
+                identity.members.share_of(&recorded.members),
+            ),
+        ))
+    }
+
+    /// Sees to it that `seqsvr_meta` records who has the database; the present epoch.
+    async fn settle(
+        &self,
+        session: &mut Session<'_>,
+        opened: &Opened,
+        mut recorded: Recorded,
+    ) -> Result<u32, StoreError> {
+        let Identity { name, members, .. } = &opened.identity;
+        for _ in 0..MOST_TRIES {
+            if recorded.epoch == 0 {
+                self.take_over(opened).await?;
+            } else if (recorded.server == *name && recorded.members == *members)
+                || self.purpose != Purpose::Serve
+                || !is_recorded(&[Switch::Epoch])
+            {
+                return Ok(recorded.epoch);
+            } else if session.execute(&opened.raise(&recorded)).await?.affected_rows == 1
+                && !opened.is_recorded(&recorded)
+            {
+                tracing::warn!(
+                    "{}: '{name}' has the database now; it was '{}'. Each sequence must be fenced (epoch {})",
+                    session.at(),
+                    recorded.server,
+                    recorded.epoch + 1
+                );
+            }
+            recorded = opened.recorded(session, "").await?;
+        }
+        Err(opened.moved(&session.at()))
+    }
+
+    /// Begins the epochs of a database that an early build has used. Its counters count as fenced if no failover shows: if each
+    /// one, and the tickets, name the server that is connected.
+    async fn take_over(&self, opened: &Opened) -> Result<(), StoreError> {
+        let mut session = self.server.transaction(opened.host).await?;
+        let sql = "SELECT epoch, server, state FROM seqsvr_meta WHERE id = 1 FOR UPDATE";
+        let rows: Vec<(u32, String, String)> = session.rows(sql).await?;
+        let Some((0, server, state)) = rows.into_iter().next() else { return Ok(()) };
+        let old_name = &opened.identity.old_name;
+        let old_fence = quoted(&format!("{old_name} {}", opened.store_id));
+        let others = format!("SELECT 1 FROM seqsvr_sequence WHERE server NOT IN ({old_fence}, '{REGRESSED}') LIMIT 1");
+        let has_counters = match session.rows::<u64>(&others).await {
+            Ok(others) if others.is_empty() => true,
+            Ok(_) => return self.begin_epochs(session, opened, 0).await,
+            Err(failed) if failed.server.as_ref().is_some_and(|server| server.code == NO_SUCH_TABLE) => false,
+            Err(failed) => return Err(failed.error),
+        };
+        if layout_of(&state) == Layout::Tickets && server != *old_name {
+            return self.begin_epochs(session, opened, 0).await;
+        }
+        if has_counters {
+            session.execute("UPDATE seqsvr_sequence SET epoch = 1").await?;
+        }
+        self.begin_epochs(session, opened, 1).await
+    }
+
+    async fn begin_epochs(
+        &self,
+        mut session: Session<'_, Transaction<'static>>,
+        opened: &Opened,
+        ticket_epoch: u32,
+    ) -> Result<(), StoreError> {
+        let Identity { name, members, proof, .. } = &opened.identity;
+        let sql = format!(
+            "UPDATE seqsvr_meta SET epoch = 1, ticket_epoch = {ticket_epoch}, server = {}, members = {} WHERE id = 1 AND {proof}",
+            quoted(name),
+            quoted(&members.recorded())
+        );
+        if session.execute(&sql).await?.affected_rows != 1 {
+            return Err(opened.moved(&session.at()));
+        }
+        session.commit().await
+    }
+
+    /// Of several hosts no other one may take writes too: the one that is connected may be a primary which was failed away from
+    /// and came back, whose counters know nothing of what was leased since. A host that does not answer says nothing: it may be
+    /// the one that was failed away from.
+    async fn check_only_writer(
+        &self,
+        session: &mut Session<'_>,
+        identity: &Identity,
+        is_recorded: bool,
+        has_meta: bool,
+    ) -> Result<(), StoreError> {
+        if faults::is_off(Switch::OneWriter) {
+            return Ok(());
+        }
+        for (other, role) in identity.roles_of_others(&self.server, session, is_recorded, has_meta).await? {
+            match role {
+                Role::Writer => {
+                    return Err(StoreError::new(
+                        ErrorKind::TwoWriters,
+                        format!(
+                            "{}: {other} takes writes too, and is not shown to be the same server or cluster, so that the same IDs \
+                             could be leased from both. {ONE_IS_TO_WRITE}",
+                            session.at()
+                        ),
+                    ));
+                }
+                Role::Stray(why) => {
+                    tracing::warn!("{}: {other} takes writes but is not used: {why}", session.at());
+                }
+                Role::Same | Role::StandIn | Role::Away(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Tickets must rise; a server that caches auto-increments can be told not to, by the table.
@@ -299,11 +582,12 @@ impl Database {
         };
         // The step is the one of our configuration: the seed recorded none.
         let sql = format!(
-            "INSERT IGNORE INTO seqsvr_meta (id, step, first_ticket, state, server, store_id) VALUES (1, {}, \
-             {first_ticket}, '{state}', {}, '{}')",
+            "INSERT IGNORE INTO seqsvr_meta (id, step, first_ticket, state, server, store_id, epoch, ticket_epoch, members) \
+             VALUES (1, {}, {first_ticket}, '{state}', {}, '{}', 1, 1, {})",
             self.step.get(),
-            identity.expression,
-            uuid::Uuid::new_v4()
+            quoted(&identity.name),
+            uuid::Uuid::new_v4(),
+            quoted(&identity.members.recorded())
         );
         if session.execute(&sql).await?.affected_rows == 1 && layout == Layout::Tickets {
             tracing::warn!(
@@ -317,35 +601,17 @@ impl Database {
     }
 
     /// Makes the row of `default` on a database whose counters were never used; the table was made with `seqsvr_meta`.
-    async fn make_default(&self, session: &mut Session<'_>, opened: &Opened) -> Result<(), StoreError> {
+    async fn make_default(&self, session: &mut Session<'_>, opened: &Opened, epoch: u32) -> Result<(), StoreError> {
         let NewSequence { name, step, first_id, max_id, description } = &self.default;
         let sql = format!(
-            "INSERT IGNORE INTO seqsvr_sequence (name, next_id, step, max_id, server, description) \
-             VALUES ('{name}', {first_id}, {}, {max_id}, {}, ?)",
+            "INSERT IGNORE INTO seqsvr_sequence (name, next_id, step, max_id, server, epoch, description) \
+             VALUES ('{name}', {first_id}, {}, {max_id}, {}, {epoch}, ?)",
             step.get(),
-            opened.fence()
+            quoted(&opened.fence())
         );
         session.execute_with(&sql, (description,).into()).await?;
         let sql = format!("UPDATE seqsvr_meta SET revision = revision + 1 WHERE id = 1 AND revision = {NEVER_USED}");
         Ok(session.execute(&sql).await.map(drop)?)
-    }
-}
-
-/// Of several hosts no other one may take writes too: the one that is connected may be a primary which was failed away from
-/// and came back, whose counters know nothing of what was leased since. A host that does not answer says nothing: it may be
-/// the one that was failed away from.
-async fn check_only_writer(session: &mut Session<'_>, identity: &Identity) -> Result<(), StoreError> {
-    let roles = if faults::is_off(Switch::OneWriter) { Vec::new() } else { identity.roles_of_others(session).await? };
-    match roles.iter().find(|(_, role)| *role == Role::Writer) {
-        None => Ok(()),
-        Some((other, _)) => Err(StoreError::new(
-            ErrorKind::TwoWriters,
-            format!(
-                "{}: {other} takes writes too and is another server, so that the same ids could be leased from both. \
-                 {ONE_IS_TO_WRITE}",
-                session.at()
-            ),
-        )),
     }
 }
 
@@ -374,13 +640,36 @@ fn layout_of(state: &str) -> Layout {
 }
 
 async fn meta(session: &mut Session<'_>) -> Result<Option<Meta>, StoreError> {
-    let sql = "SELECT store_id, state, revision FROM seqsvr_meta WHERE id = 1";
-    let rows: Vec<(String, String, u64)> = session.rows(sql).await?;
-    Ok(rows.into_iter().next().map(|(store_id, state, revision)| Meta {
+    let sql = "SELECT store_id, state, revision, epoch, server, members FROM seqsvr_meta WHERE id = 1";
+    let rows: Vec<(String, String, u64, u32, String, String)> = session.rows(sql).await?;
+    Ok(rows.into_iter().next().map(|(store_id, state, revision, epoch, server, members)| Meta {
         store_id,
         layout: layout_of(&state),
         revision,
+        recorded: Recorded { epoch, server, members: Members::parse(&members) },
     }))
+}
+
+/// Adds the columns that tables of the first builds lack.
+async fn upgrade(session: &mut Session<'_>, upgrades: &[&str]) -> Result<(), StoreError> {
+    let at = session.at();
+    for ddl in upgrades {
+        match session.execute(ddl).await {
+            Ok(_) => tracing::warn!("{at}: upgraded a table: {ddl}"),
+            Err(failed) if failed.server.as_ref().is_some_and(|server| server.code == DUPLICATE_COLUMN) => {}
+            Err(failed) if failed.server.as_ref().is_some_and(|server| matches!(server.code, 1044 | 1142)) => {
+                return Err(StoreError::new(
+                    ErrorKind::Misconfigured,
+                    format!(
+                        "{at}: the tables are of an earlier version and this account may not alter them. As an administrator run:\n{};",
+                        upgrades.join(";\n")
+                    ),
+                ));
+            }
+            Err(failed) => return Err(failed.error),
+        }
+    }
+    Ok(())
 }
 
 /// Makes what is missing; where the account may not, the error says what an administrator has to run.

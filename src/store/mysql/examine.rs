@@ -5,6 +5,7 @@
 //! texts, for a column may be of any type here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
@@ -29,7 +30,7 @@ type Answer<T> = Result<T, String>;
 type Line = BTreeMap<String, String>;
 
 /// All that is found, the server first.
-pub(super) async fn examine(server: &Server, expected: Expected<'_>) -> Vec<Finding> {
+pub(super) async fn examine(server: &Arc<Server>, expected: Expected<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(error) = look(server, expected, &mut findings).await {
         findings.push(Finding::fail(
@@ -41,7 +42,7 @@ pub(super) async fn examine(server: &Server, expected: Expected<'_>) -> Vec<Find
     findings
 }
 
-async fn look(server: &Server, expected: Expected<'_>, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+async fn look(server: &Arc<Server>, expected: Expected<'_>, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
     let mut session = server.connect().await?;
     let facts = server::Facts::ask(&mut session).await?;
     findings.extend(facts.judge());
@@ -49,14 +50,16 @@ async fn look(server: &Server, expected: Expected<'_>, findings: &mut Vec<Findin
     findings.extend(tables.judge());
     let identity = match Identity::of(&mut session).await {
         Ok(identity) => identity,
-        Err(error) if error.kind == ErrorKind::Misconfigured => {
-            findings.push(Finding::fail("identity", error.what, "use another server for the ids"));
+        Err(error) if matches!(error.kind, ErrorKind::Misconfigured | ErrorKind::NotDurable | ErrorKind::Stray) => {
+            findings.push(Finding::fail("identity", error.what, "nothing is leased from this server"));
             return Ok(());
         }
         Err(error) => return Err(error),
     };
-    findings.extend(identity.roles_of_others(&mut session).await?.into_iter().map(host));
     let state = state::Facts::ask(&mut session, &identity, &tables, expected).await?;
+    // Without the token of a Galera cluster, which would have to be written.
+    let roles = identity.roles_of_others(server, &mut session, state.is_recorded(&identity), false).await?;
+    findings.extend(roles.into_iter().map(host));
     findings.extend(state.judge(expected));
     findings.extend(counters::examine(&mut session, &identity, &tables, &state, expected).await?);
     if tables.has(tables::GENERATOR) {
@@ -68,12 +71,19 @@ async fn look(server: &Server, expected: Expected<'_>, findings: &mut Vec<Findin
 }
 
 /// Another host of `mysql.host`.
-fn host((host, role): (&DatabaseHost, Role)) -> Finding {
+fn host((host, role): (DatabaseHost, Role)) -> Finding {
     let what = &format!("host {host}");
     match role {
-        Role::Same => Finding::ok(what, "of the same cluster, or the same server"),
+        Role::Same => Finding::ok(what, "of the same cluster, or the same server: it has shown that"),
+        Role::Stray(why) => Finding::fail(
+            what,
+            format!("takes writes, but {why}"),
+            "no node leases from it. Let it join its cluster again, or shut it down",
+        ),
         Role::StandIn => Finding::ok(what, "read-only: it can stand in once it is promoted"),
-        Role::Writer => Finding::fail(what, "takes writes too, and is another server", ONE_IS_TO_WRITE),
+        Role::Writer => {
+            Finding::fail(what, "takes writes too, and is not shown to be the same server or cluster", ONE_IS_TO_WRITE)
+        }
         Role::Away(why) => {
             Finding::warn(what, why, "it can't stand in: see that it runs and can be reached, or leave it out")
         }

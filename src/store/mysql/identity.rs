@@ -1,19 +1,65 @@
-//! Who a server is, and whether it may be written to.
+//! Who a server is, and whether another host is the same.
+//!
+//! A name is not enough: a group's name is configuration, a cluster's UUID is data, and both are copied with the files. So an
+//! identity comes with a proof, which every lease asks again, and with the cluster's members; and another host counts as the
+//! same only if it shows what only the same server or cluster can know.
 
+use mysql_async::Value;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts};
 
-use super::server::GALERA_SESSION;
-use super::{ErrorKind, Session, StoreError};
+use super::members::Members;
+use super::{ErrorKind, Failed, Server, Session, StoreError};
 use crate::config::DatabaseHost;
+use crate::faults::{self, Guard as Switch};
+use std::sync::Arc;
 
-/// Who a server is, in SQL that every lease asks anew: the connection may have moved.
+/// On a Galera node each statement waits for what the cluster has committed before it, so that a look after an INSERT can't
+/// miss a migration that another node began.
+const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 7";
+
+/// The same on a member of a group with several primaries.
+const MULTI_PRIMARY_SESSION: &str = "SET SESSION group_replication_consistency = 'BEFORE'";
+
+/// The members of a Galera cluster. Its nodes have a new UUID after each start.
+const GALERA_MEMBERS: &str = "SELECT node_uuid FROM mysql.wsrep_cluster_members";
+
+/// Its own row and the others of the group. A view's ID is `FIXED:N`: a bootstrap makes FIXED, each change of members counts N.
+const GROUP_MEMBERS: &str = "SELECT m.MEMBER_ID, m.MEMBER_STATE, COALESCE(s.VIEW_ID, ''), m.MEMBER_ID = @@server_uuid \
+     FROM performance_schema.replication_group_members m \
+     LEFT JOIN performance_schema.replication_group_member_stats s USING (MEMBER_ID)";
+
+/// The account may not read a table.
+const TABLE_DENIED: u16 = 1142;
+
+/// Who a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// An expression whose value is the identity: a cluster's own where there is one, for its nodes share the counter.
-    pub(super) expression: &'static str,
+    /// A cluster's own name if there is one, for its nodes share the counters; of a group also which of its incarnations.
+    pub(super) name: String,
+    /// SQL that is true on this server only, and in a cluster only as long as its members are these.
+    pub(super) proof: String,
+    /// The cluster's members; none without a cluster.
+    pub(super) members: Members,
+    /// What the first builds recorded as `name`.
+    pub(super) old_name: String,
+    /// SQL that is true if what a statement changes is logged as rows.
+    pub(super) is_row_logged: &'static str,
     /// The make and version of a server that caches auto-increments: unique, but not rising. No tickets can be had from it.
     pub(super) caches: Option<String>,
+    kind: Kind,
+}
+
+/// How the identity of a server is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A server of its own, MySQL.
+    MySql,
+    /// A server of its own, MariaDB.
+    MariaDb,
+    /// A node of a Galera cluster; its status is in this table.
+    Galera(&'static str),
+    /// A member of a group of Group Replication, or one that has left it.
+    Group,
 }
 
 /// What is asked of a server.
@@ -21,34 +67,192 @@ struct Variables(Vec<(String, String)>);
 
 impl Variables {
     const QUERY: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'server_uuid', 'wsrep_on', \
-         'group_replication_group_name', 'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog')";
+         'wsrep_provider', 'group_replication_group_name', 'group_replication_single_primary_mode', \
+         'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog', 'binlog_format')";
 
     fn value(&self, name: &str) -> &str {
         self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value.as_str())
     }
 
-    fn is_galera(&self) -> bool {
-        self.value("wsrep_on").eq_ignore_ascii_case("ON")
+    fn is(&self, name: &str, value: &str) -> bool {
+        self.value(name).eq_ignore_ascii_case(value)
     }
 
-    fn expression(&self) -> &'static str {
-        if self.is_galera() {
-            "(SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
-              WHERE VARIABLE_NAME = 'WSREP_CLUSTER_STATE_UUID')"
+    fn kind(&self) -> Kind {
+        // Without a provider it is a server of its own, whatever `wsrep_on` says.
+        let has_provider = !self.value("wsrep_provider").is_empty() && !self.is("wsrep_provider", "none");
+        if self.is("wsrep_on", "ON") && (has_provider || faults::is_off(Switch::Evidence)) {
+            let is_mysql = !self.value("server_uuid").is_empty();
+            Kind::Galera(if is_mysql { "performance_schema.global_status" } else { "information_schema.GLOBAL_STATUS" })
         } else if !self.value("group_replication_group_name").is_empty() {
-            "@@group_replication_group_name"
+            Kind::Group
         } else if !self.value("server_uuid").is_empty() {
-            "@@server_uuid"
+            Kind::MySql
         } else {
-            // `@@server_uuid` does not exist on MariaDB. Its `@@server_uid` is no identity: tried on 10.11, two servers with
-            // data of their own had the same on the same port, and one server another on another port.
-            "CONCAT(@@hostname, ':', @@port, ':', @@server_id)"
+            Kind::MariaDb
         }
     }
 }
 
+/// What a server says of itself.
+enum Standing {
+    /// It serves, alone or as a member of its cluster.
+    Serves(Read),
+    /// It is not in the cluster that it is configured for, for this reason.
+    Stray(String),
+}
+
+/// The parts of an identity that are read from the server.
+#[derive(Default)]
+struct Read {
+    name: String,
+    old_name: String,
+    proof: String,
+    members: Members,
+    /// Which member this server is.
+    me: String,
+}
+
+impl Kind {
+    fn is_cluster(self) -> bool {
+        matches!(self, Self::Galera(_) | Self::Group)
+    }
+
+    /// What each session on such a server is set to.
+    fn session(self, variables: &Variables) -> Option<&'static str> {
+        match self {
+            Self::Galera(_) => Some(GALERA_SESSION),
+            Self::Group if variables.is("group_replication_single_primary_mode", "OFF") => Some(MULTI_PRIMARY_SESSION),
+            _ => None,
+        }
+    }
+
+    async fn read(self, session: &mut Session<'_, impl Queryable>) -> Result<Standing, StoreError> {
+        match self {
+            _ if faults::is_off(Switch::Evidence) && self.is_cluster() => self.read_name(session).await,
+            Self::MySql => self.read_plain(session, "@@server_uuid").await,
+            // `@@server_uuid` does not exist on MariaDB. Its `@@server_uid` is no identity: tried on 10.11, two servers with
+            // data of their own had the same on the same port, and one server another on another port.
+            Self::MariaDb => self.read_plain(session, "CONCAT(@@hostname, ':', @@port, ':', @@server_id)").await,
+            Self::Galera(status) => self.read_galera(session, status).await,
+            Self::Group => self.read_group(session).await,
+        }
+    }
+
+    /// The name alone: for tests that switch the guard off.
+    async fn read_name(self, session: &mut Session<'_, impl Queryable>) -> Result<Standing, StoreError> {
+        let expression = match self {
+            Self::Galera(status) => {
+                format!("(SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = 'wsrep_cluster_state_uuid')")
+            }
+            _ => "@@group_replication_group_name".to_owned(),
+        };
+        self.read_plain(session, &expression).await
+    }
+
+    async fn read_plain(
+        self,
+        session: &mut Session<'_, impl Queryable>,
+        expression: &str,
+    ) -> Result<Standing, StoreError> {
+        let rows: Vec<Option<String>> = session.rows(&format!("SELECT {expression}")).await?;
+        let name = rows.into_iter().next().flatten().unwrap_or_default();
+        if name.is_empty() && !faults::is_off(Switch::Evidence) {
+            return Ok(Standing::Stray(format!("it has no identity: {expression} is empty")));
+        }
+        let proof = format!("{expression} = {}", quoted(&name));
+        Ok(Standing::Serves(Read { old_name: name.clone(), name, proof, ..Read::default() }))
+    }
+
+    async fn read_galera(
+        self,
+        session: &mut Session<'_, impl Queryable>,
+        status: &str,
+    ) -> Result<Standing, StoreError> {
+        let view = format!(
+            "(SELECT GROUP_CONCAT(VARIABLE_VALUE ORDER BY VARIABLE_NAME SEPARATOR ' ') FROM {status} \
+             WHERE VARIABLE_NAME IN ('wsrep_cluster_conf_id', 'wsrep_cluster_state_uuid'))"
+        );
+        let me = format!("(SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = 'wsrep_gcomm_uuid')");
+        // A session of a node on which it was turned off writes to this node alone.
+        let sql = format!("SELECT IF(@@wsrep_on, {view}, NULL), {me}");
+        let read_view = async |session: &mut Session<'_, _>| {
+            let rows: Vec<(Option<String>, Option<String>)> = session.rows(&sql).await?;
+            Ok::<_, StoreError>(rows.into_iter().next().unwrap_or_default())
+        };
+        let (before, me) = read_view(session).await?;
+        let members: Vec<String> = session
+            .rows(GALERA_MEMBERS)
+            .await
+            .map_err(|failed| denied(failed, "GRANT SELECT ON mysql.wsrep_cluster_members"))?;
+        let (after, _) = read_view(session).await?;
+        if before != after {
+            let what = format!("{}: the members of the Galera cluster change just now", session.at());
+            return Err(StoreError::new(ErrorKind::Moved, what));
+        }
+        let (Some(now), Some(me)) = (before, me) else {
+            return Ok(Standing::Stray("it is in no Galera cluster: wsrep_on is off".to_owned()));
+        };
+        let name = now.split_once(' ').map_or("", |(_, state)| state).to_owned();
+        let members = Members::new(members);
+        if name.is_empty() || !members.contains(&me) {
+            return Ok(Standing::Stray(
+                "it is in no Galera cluster: it has no state UUID, or is not a member".to_owned(),
+            ));
+        }
+        let proof = format!("@@wsrep_on AND {view} = {}", quoted(&now));
+        Ok(Standing::Serves(Read { old_name: name.clone(), name, proof, members, me }))
+    }
+
+    async fn read_group(self, session: &mut Session<'_, impl Queryable>) -> Result<Standing, StoreError> {
+        let rows: Vec<(String, String, String, bool)> = session.rows(GROUP_MEMBERS).await.map_err(|failed| {
+            denied(
+                failed,
+                "GRANT SELECT ON performance_schema.replication_group_members, and SELECT ON \
+                 performance_schema.replication_group_member_stats",
+            )
+        })?;
+        let Some((me, state, view, _)) = rows.iter().find(|(.., is_me)| *is_me) else {
+            return Ok(Standing::Stray("it is outside of its group: Group Replication does not run".to_owned()));
+        };
+        if state != "ONLINE" || view.is_empty() {
+            return Ok(Standing::Stray(format!("it is outside of its group: MEMBER_STATE is {state}")));
+        }
+        let names: Vec<String> = session.rows("SELECT @@group_replication_group_name").await?;
+        let old_name = names.into_iter().next().unwrap_or_default();
+        let name = format!("{old_name}:{}", view.split(':').next().unwrap_or_default());
+        let proof = format!(
+            "(SELECT IF(m.MEMBER_STATE = 'ONLINE', s.VIEW_ID, '') FROM performance_schema.replication_group_members m \
+             JOIN performance_schema.replication_group_member_stats s USING (MEMBER_ID) WHERE m.MEMBER_ID = @@server_uuid) = {}",
+            quoted(view)
+        );
+        let online = rows.iter().filter(|(_, state, ..)| state == "ONLINE").map(|(id, ..)| id.clone());
+        let (members, me) = (Members::new(online.collect()), me.clone());
+        Ok(Standing::Serves(Read { name, old_name, proof, members, me }))
+    }
+}
+
+/// What the account lacks is told as the statement that gives it.
+fn denied(failed: Failed, grant: &str) -> StoreError {
+    let is_denied = failed.server.as_ref().is_some_and(|server| server.code == TABLE_DENIED);
+    let mut error = StoreError::from(failed);
+    if is_denied {
+        error.what += &format!(
+            ". A cluster's members must be known, or a part that was split off could repeat IDs. As an administrator: {grant} \
+             TO the account"
+        );
+    }
+    error
+}
+
+/// A text as SQL.
+pub(super) fn quoted(text: &str) -> String {
+    Value::from(text).as_sql(false)
+}
+
 impl Identity {
-    /// Chooses the expression. Where that is asked for, refuses servers that may lose what they have acknowledged.
+    /// Reads it. Refuses a server that is not in its cluster, one that logs statements as text, and, if that is asked for, one
+    /// that may lose what it has acknowledged.
     pub(super) async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
         let variables = Variables(session.rows(Variables::QUERY).await?);
         let value = |name| variables.value(name);
@@ -57,8 +261,11 @@ impl Identity {
             .into_iter()
             .find(|make| version.to_ascii_lowercase().contains(&make.to_ascii_lowercase()))
             .map(|make| format!("{make} ({version})"));
+        let is_logged = variables.is("log_bin", "ON");
+        if is_logged && variables.is("binlog_format", "STATEMENT") && !faults::is_off(Switch::RowFormat) {
+            return Err(statement_format(session.at()));
+        }
         if session.server.requires_durable() {
-            let is_logged = value("log_bin").eq_ignore_ascii_case("ON");
             let lossy = [("innodb_flush_log_at_trx_commit", true), ("sync_binlog", is_logged)]
                 .into_iter()
                 .find(|(name, matters)| *matters && value(name) != "1");
@@ -74,41 +281,144 @@ impl Identity {
                 ));
             }
         }
-        session.server.set_galera(variables.is_galera());
-        if variables.is_galera() {
-            session.execute(GALERA_SESSION).await?;
+        let kind = variables.kind();
+        let set_up = kind.session(&variables);
+        session.server.set_session(set_up);
+        if let Some(sql) = set_up {
+            session.execute(sql).await?;
         }
-        Ok(Self { expression: variables.expression(), caches })
+        let has_format = is_logged && !value("binlog_format").is_empty() && !faults::is_off(Switch::RowFormat);
+        match kind.read(session).await? {
+            Standing::Serves(Read { name, old_name, proof, members, .. }) => Ok(Self {
+                name,
+                proof,
+                members,
+                old_name,
+                is_row_logged: if has_format { "@@binlog_format <> 'STATEMENT'" } else { "TRUE" },
+                caches,
+                kind,
+            }),
+            Standing::Stray(why) => Err(stray(&session.at(), &why)),
+        }
     }
 
-    /// What the other hosts of `mysql.host` are beside the one that is connected, which has this identity.
-    pub(super) async fn roles_of_others<'a>(
+    /// Whether it is a cluster, whose members may change between two statements.
+    pub(super) fn is_cluster(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// What the other hosts of `mysql.host` are. `is_recorded`: the members of the cluster are a majority of those recorded, so
+    /// that whoever is not one of them is a stray; `has_meta`: the table is there that shows a Galera node to be the same.
+    pub(super) async fn roles_of_others(
         &self,
-        session: &mut Session<'a>,
-    ) -> Result<Vec<(&'a DatabaseHost, Role)>, StoreError> {
-        let others = session.server.others(session.origin.host).await;
-        if others.is_empty() {
-            return Ok(Vec::new());
-        }
-        let me: Vec<Option<String>> = session.rows(&format!("SELECT {}", self.expression)).await?;
-        let me = me.into_iter().next().flatten().unwrap_or_default();
-        let role = |answer: Result<Stance, String>| match answer {
+        server: &Arc<Server>,
+        session: &mut Session<'_>,
+        is_recorded: bool,
+        has_meta: bool,
+    ) -> Result<Vec<(DatabaseHost, Role)>, StoreError> {
+        let others = server.others(session, self, has_meta).await?;
+        let role = |answer: Result<HostStatus, String>| match answer {
             Err(why) => Role::Away(why),
-            Ok(stance) if stance.identity == me => Role::Same,
-            Ok(Stance { takes_writes: true, .. }) => Role::Writer,
-            Ok(_) => Role::StandIn,
+            Ok(status) if status.is_same => Role::Same,
+            Ok(HostStatus { takes_writes: false, .. }) => Role::StandIn,
+            Ok(HostStatus { stray: Some(why), .. }) if self.is_cluster() => Role::Stray(why),
+            Ok(_) if self.is_cluster() && is_recorded => {
+                Role::Stray("it is not a member of the cluster that this database belongs to".to_owned())
+            }
+            Ok(_) => Role::Writer,
         };
         Ok(others.into_iter().map(|(other, answer)| (other, role(answer))).collect())
     }
+
+    /// Leaves on the server that is connected what only the same one can show: a lock, or in a Galera cluster a token.
+    pub(super) async fn leave_evidence(
+        &self,
+        session: &mut Session<'_>,
+        evidence: &Evidence,
+        has_meta: bool,
+    ) -> Result<(), StoreError> {
+        match self.kind {
+            _ if faults::is_off(Switch::Evidence) => {}
+            Kind::MySql | Kind::MariaDb => {
+                let _: Vec<Option<u64>> = session.rows(&format!("SELECT GET_LOCK('{}', 0)", evidence.lock)).await?;
+            }
+            Kind::Galera(_) if has_meta => {
+                session.execute(&format!("UPDATE seqsvr_meta SET token = '{}' WHERE id = 1", evidence.token)).await?;
+            }
+            Kind::Galera(_) | Kind::Group => {}
+        }
+        Ok(())
+    }
+
+    /// Removes it; an error if another node has put its own in its place, so that nothing can be said.
+    pub(super) async fn take_evidence_back(
+        &self,
+        session: &mut Session<'_>,
+        evidence: &Evidence,
+        has_meta: bool,
+    ) -> Result<(), StoreError> {
+        match self.kind {
+            _ if faults::is_off(Switch::Evidence) => {}
+            Kind::MySql | Kind::MariaDb => {
+                let _: Vec<Option<u64>> = session.rows(&format!("SELECT RELEASE_LOCK('{}')", evidence.lock)).await?;
+            }
+            Kind::Galera(_) if has_meta => {
+                let tokens: Vec<String> = session.rows(TOKEN).await?;
+                if tokens.first() != Some(&evidence.token) {
+                    let what = format!("{}: another node looks at the hosts at the same time", session.at());
+                    return Err(StoreError::new(ErrorKind::Conflict, what));
+                }
+            }
+            Kind::Galera(_) | Kind::Group => {}
+        }
+        Ok(())
+    }
+}
+
+/// The token that a Galera node shows.
+const TOKEN: &str = "SELECT token FROM seqsvr_meta WHERE id = 1";
+
+/// What only the same server can know.
+#[derive(Clone, Debug)]
+pub(super) struct Evidence {
+    /// A lock's name. The same for the whole life of the process, so that a session holds at most one.
+    pub(super) lock: String,
+    /// A random text, each time another.
+    pub(super) token: String,
+}
+
+/// The error for a server that is not the one which the database belongs to.
+pub(super) fn stray(at: &str, why: &str) -> StoreError {
+    StoreError::new(
+        ErrorKind::Stray,
+        format!(
+            "{at}: {why}. What was leased since is unknown here, so IDs could be repeated and nothing is leased. Let it join its \
+             cluster again, or shut it down; let mysql.host name the cluster's other hosts"
+        ),
+    )
+}
+
+/// The error for a server that logs statements as text: a lease's WHERE is evaluated by each replica on its own.
+pub(super) fn statement_format(at: String) -> StoreError {
+    StoreError::new(
+        ErrorKind::Misconfigured,
+        format!(
+            "{at}: binlog_format is STATEMENT. A replica would evaluate a lease's condition by itself and not move its counters, so \
+             that IDs are repeated after a failover. SET GLOBAL binlog_format = 'ROW' (or 'MIXED'), and in its configuration; then \
+             rebuild its replicas"
+        ),
+    )
 }
 
 /// What another host is to the one that is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Another node of its cluster, or the same server by another name.
+    /// Another node of its cluster, or the same server by another name: it has shown that.
     Same,
     /// A read-only server.
     StandIn,
+    /// A server that takes writes, and is outside of the cluster.
+    Stray(String),
     /// Another server that takes writes.
     Writer,
     /// It does not answer, for this reason.
@@ -121,28 +431,59 @@ pub(super) const ONE_IS_TO_WRITE: &str = "After a failover make the old primary 
 
 /// What a host that is not leased from says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stance {
-    /// The value of its [`Identity::expression`].
-    pub(super) identity: String,
-    pub(super) takes_writes: bool,
+pub(super) struct HostStatus {
+    /// It has shown that it is the server, or of the cluster, that asks.
+    is_same: bool,
+    /// Why it is outside of its own cluster.
+    stray: Option<String>,
+    takes_writes: bool,
 }
 
-impl Stance {
-    /// Asks over a connection of its own.
-    pub(super) async fn ask(options: Opts) -> mysql_async::Result<Self> {
-        let mut conn = Conn::new(options).await?;
-        let variables = Variables(conn.query(Variables::QUERY).await?);
-        let identity: Option<Option<String>> = conn.query_first(format!("SELECT {}", variables.expression())).await?;
-        let takes_writes = takes_writes(&mut conn).await?;
-        conn.disconnect().await?;
-        Ok(Self { identity: identity.flatten().unwrap_or_default(), takes_writes })
+impl HostStatus {
+    /// Asks for `asking`, over a session of its own.
+    pub(super) async fn ask(
+        session: &mut Session<'_>,
+        asking: &Identity,
+        evidence: &Evidence,
+        has_meta: bool,
+    ) -> Result<Self, StoreError> {
+        let variables = Variables(session.rows(Variables::QUERY).await?);
+        let kind = variables.kind();
+        if let Some(sql) = kind.session(&variables) {
+            session.execute(sql).await?;
+        }
+        let takes_writes = takes_writes(session).await?;
+        let read = match kind.read(session).await? {
+            Standing::Serves(read) => read,
+            Standing::Stray(why) => return Ok(Self { is_same: false, stray: Some(why), takes_writes }),
+        };
+        let has_same_name = read.name == asking.name;
+        let is_same = has_same_name
+            && match asking.kind {
+                _ if faults::is_off(Switch::Evidence) => true,
+                Kind::MySql | Kind::MariaDb => {
+                    let sql = format!("SELECT IS_USED_LOCK('{}')", evidence.lock);
+                    session.rows::<Option<u64>>(&sql).await?.into_iter().next().flatten().is_some()
+                }
+                Kind::Galera(_) | Kind::Group if !asking.members.contains(&read.me) => false,
+                Kind::Galera(_) if has_meta => session.rows::<String>(TOKEN).await?.first() == Some(&evidence.token),
+                Kind::Galera(_) | Kind::Group => true,
+            };
+        Ok(Self { is_same, stray: None, takes_writes })
     }
 }
 
 /// Whether the server that is connected is nobody's read-only replica. An account with every privilege may write to one all
 /// the same.
-pub(super) async fn takes_writes(conn: &mut impl Queryable) -> mysql_async::Result<bool> {
-    // `super_read_only` sets it too. MariaDB 12 has more values than ON and OFF.
-    let read_only: Option<String> = conn.query_first("SELECT @@global.read_only").await?;
-    Ok(matches!(read_only.as_deref(), Some("0" | "OFF")))
+async fn takes_writes(session: &mut Session<'_>) -> Result<bool, StoreError> {
+    let rows: Vec<Option<String>> = session.rows(READ_ONLY_QUERY).await?;
+    Ok(is_writable(rows.first().and_then(Option::as_deref)))
+}
+
+/// `super_read_only` sets it too.
+pub(super) const READ_ONLY_QUERY: &str = "SELECT @@global.read_only";
+
+/// What [`READ_ONLY_QUERY`] says; MariaDB 12 has more values than ON and OFF.
+pub(super) fn is_writable(read_only: Option<&str>) -> bool {
+    matches!(read_only, Some("0" | "OFF"))
 }

@@ -33,16 +33,17 @@ impl MySql {
         script: &mut Script,
     ) -> Result<Begun, StoreError> {
         let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
-        let identity = &opened.identity.expression;
+        let is_fenced = format!("ticket_epoch = epoch AND {}", opened.demand());
         let begun = format!("{MIGRATING}-{:06x}", uuid::Uuid::new_v4().as_u64_pair().0 >> 40);
         let sql = format!(
             "UPDATE seqsvr_meta SET state = '{begun}' WHERE id = 1 AND (state = 'ok' OR state LIKE '{MIGRATING}%') \
-             AND server = {identity}"
+             AND {is_fenced}"
         );
         if script.runs(|| sql.clone()) {
             session.execute(&sql).await?;
         }
-        let sql = format!("SELECT state, server = {identity}, step, first_ticket FROM seqsvr_meta WHERE id = 1");
+        let sql =
+            format!("SELECT state, COALESCE({is_fenced}, FALSE), step, first_ticket FROM seqsvr_meta WHERE id = 1");
         let rows: Vec<(String, bool, u64, u64)> = session.rows(&sql).await?;
         let Some((state, is_fenced, step, first_ticket)) = rows.into_iter().next() else {
             return refused("the row of seqsvr_meta is gone. Put it back from a backup".to_owned());
@@ -52,7 +53,7 @@ impl MySql {
             return refused(format!(
                 "the counter of generator_table is not safe (state '{state}'{}). See what `seqsvr doctor` says, and run `seqsvr \
                  fence` first",
-                if is_fenced { "" } else { ", last fenced for another server" }
+                if is_fenced { "" } else { ", not fenced since the database moved to another server" }
             ));
         }
         let step = Step::new(step)
@@ -139,14 +140,15 @@ impl MySql {
         let past = ticket.saturating_add(1).saturating_mul(step.get()).saturating_add(1);
         // 3. The counter begins past it.
         let mut transaction = self.server.transaction(opened.host).await?;
+        let epoch = opened.enter(&mut transaction, script).await?;
         let name = SequenceName::default();
         let before = self.counters.lock(&mut transaction, &name).await?;
-        let server = opened.read_fence(&mut transaction).await?;
         let after = Row {
             next_id: before.as_ref().map_or(0, |row| row.next_id).max(past),
             step,
             max_id: before.as_ref().map_or(DEFAULT_MAX_ID, |row| row.max_id),
-            server,
+            server: opened.fence(),
+            epoch,
             incarnation: before.as_ref().map_or(0, |row| row.incarnation) + 1,
             is_deleted: false,
             description: String::new(),

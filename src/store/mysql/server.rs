@@ -5,16 +5,19 @@
 
 use std::io::ErrorKind as ErrorOfIo;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{ClientIdentity, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts};
+use mysql_async::{
+    ClientIdentity, Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts,
+};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use uuid::Uuid;
 
-use super::identity::{Stance, takes_writes};
+use super::identity::{Evidence, HostStatus, Identity, READ_ONLY_QUERY, is_writable};
 use super::session::Session;
 use super::{ErrorKind, StoreError};
 use crate::config::{self, DatabaseHost, SslMode};
@@ -40,11 +43,7 @@ const ANSWERS_LAST: Duration = Duration::from_secs(5);
 const SESSION: &str =
     "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4";
 
-/// On a Galera node each statement waits for what the cluster has committed before it, so that a look after an INSERT can't
-/// miss a migration that another node began. Not every server knows it.
-pub(super) const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 7";
-
-/// The code of a server that does not know it.
+/// The code of a server that does not know a variable.
 const UNKNOWN_VARIABLE: u16 = 1193;
 
 /// While the database does not answer, so many connections are tried at once: more would only hang beside each other.
@@ -61,8 +60,10 @@ pub(super) struct Server {
     is_away: AtomicBool,
     attempts: Semaphore,
     asked: tokio::sync::Mutex<Option<Asked>>,
-    /// It is a node of a Galera cluster. Relaxed: who finds out sets its own session by itself.
-    is_galera: AtomicBool,
+    /// What each session is set to besides, on a cluster.
+    set_session: Mutex<Option<&'static str>>,
+    /// The name of the lock by which another host shows that it is the same server.
+    lock: String,
 }
 
 /// The host that is used, and the idle connections to it.
@@ -79,12 +80,14 @@ struct Link {
 }
 
 /// What a host says of itself, or why it says nothing.
-pub(super) type Answer = Result<Stance, String>;
+pub(super) type Answer = Result<HostStatus, String>;
 
 /// What the hosts but one said when they were last asked, by their places; and how often was moved until then.
 struct Asked {
     without: usize,
     moves: u64,
+    /// The proof of who asked, which changes with the members of a cluster, and whether the tables were there.
+    by: (String, bool),
     at: Instant,
     answers: Vec<(usize, Answer)>,
 }
@@ -112,7 +115,8 @@ impl Server {
             is_away: AtomicBool::new(false),
             attempts: Semaphore::new(ATTEMPTS_WHILE_AWAY),
             asked: tokio::sync::Mutex::default(),
-            is_galera: AtomicBool::new(false),
+            set_session: Mutex::default(),
+            lock: format!("seqsvr-{}", Uuid::new_v4()),
         }
     }
 
@@ -138,9 +142,9 @@ impl Server {
         self.config.require_durable.0
     }
 
-    /// Of a cluster: from now on each session waits for what was committed before it.
-    pub(super) fn set_galera(&self, is_galera: bool) {
-        self.is_galera.store(is_galera, Ordering::Relaxed);
+    /// From now on each session begins with this statement.
+    pub(super) fn set_session(&self, sql: Option<&'static str>) {
+        *self.set_session.lock().unwrap_or_else(PoisonError::into_inner) = sql;
     }
 
     /// A connection of the pool, or a new one.
@@ -200,15 +204,19 @@ impl Server {
         };
         let attempt = async {
             let mut conn = connect(pool).await?;
-            if self.is_galera.load(Ordering::Relaxed) {
-                match conn.query_drop(GALERA_SESSION).await {
+            let set_session = *self.set_session.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(sql) = set_session {
+                match conn.query_drop(sql).await {
                     // The stand-in of a cluster need not be one.
                     Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_VARIABLE => {}
                     outcome => outcome?,
                 }
             }
             // A stand-in is left alone until it is the primary, whatever the account may do there.
-            let takes_writes = !self.has_stand_ins() || takes_writes(&mut conn).await?;
+            let takes_writes = !self.has_stand_ins() || {
+                let read_only: Option<String> = conn.query_first(READ_ONLY_QUERY).await?;
+                is_writable(read_only.as_deref())
+            };
             Ok((conn, takes_writes))
         };
         let error = match timeout(CONNECT_TIMEOUT, attempt).await {
@@ -288,31 +296,57 @@ impl Server {
         tokio::spawn(async move { timeout(CONNECT_TIMEOUT, old.disconnect()).await });
     }
 
-    /// The hosts that are not the one at the place `host`, and what each says of itself, or why it says nothing. Asked once
-    /// for all who want to know at about the same time: one that hangs has one such connection, and is waited for once.
-    pub(super) async fn others(&self, host: usize) -> Vec<(&DatabaseHost, Answer)> {
-        let began = Instant::now();
+    /// The hosts that are not the one of `session`, which has `identity`, and what each says of itself, or why it says nothing.
+    /// Asked once for all who want to know at about the same time: one that hangs has one such connection, and is waited for
+    /// once.
+    pub(super) async fn others(
+        self: &Arc<Self>,
+        session: &mut Session<'_>,
+        identity: &Identity,
+        has_meta: bool,
+    ) -> Result<Vec<(DatabaseHost, Answer)>, StoreError> {
+        let (began, host) = (Instant::now(), session.origin.host);
         let all = self.config.host.all();
+        if all.len() < 2 {
+            return Ok(Vec::new());
+        }
         let mut asked = self.asked.lock().await;
         let moves = self.link().moves;
-        let is_fresh =
-            |asked: &Asked| (asked.without, asked.moves) == (host, moves) && asked.at + ANSWERS_LAST >= began;
+        let by = (identity.proof.clone(), has_meta);
+        let is_fresh = |asked: &Asked| {
+            (asked.without, asked.moves, &asked.by) == (host, moves, &by) && asked.at + ANSWERS_LAST >= began
+        };
         if !asked.as_ref().is_some_and(is_fresh) {
+            let evidence = Evidence { lock: self.lock.clone(), token: Uuid::new_v4().to_string() };
+            identity.leave_evidence(session, &evidence, has_meta).await?;
             let mut asking = JoinSet::new();
-            for (n, other) in all.iter().enumerate().filter(|(n, _)| *n != host) {
-                let ask = Stance::ask(options(&self.config, other));
+            for n in (0..all.len()).filter(|n| *n != host) {
+                let (server, identity, evidence) = (self.clone(), identity.clone(), evidence.clone());
                 asking.spawn(async move {
-                    let answer = timeout(CONNECT_TIMEOUT, ask).await;
+                    let answer = timeout(CONNECT_TIMEOUT, server.ask(n, &identity, &evidence, has_meta)).await;
                     let late = |_| format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
-                    (n, answer.map_err(late).and_then(|answer| answer.map_err(|error| error.to_string())))
+                    (n, answer.map_err(late).and_then(|answer| answer))
                 });
             }
             let mut answers = asking.join_all().await;
+            identity.take_evidence_back(session, &evidence, has_meta).await?;
             answers.sort_by_key(|(n, _)| *n);
-            *asked = Some(Asked { without: host, moves, at: Instant::now(), answers });
+            *asked = Some(Asked { without: host, moves, by, at: Instant::now(), answers });
         }
         let answers = asked.iter().flat_map(|asked| &asked.answers);
-        answers.map(|(n, answer)| (&all[*n], answer.clone())).collect()
+        Ok(answers.map(|(n, answer)| (all[*n].clone(), answer.clone())).collect())
+    }
+
+    /// Asks the host at the place `host` over a connection of its own.
+    async fn ask(&self, host: usize, asking: &Identity, evidence: &Evidence, has_meta: bool) -> Answer {
+        let options = options(&self.config, &self.config.host.all()[host]);
+        let conn = Conn::new(options).await.map_err(|error| error.to_string())?;
+        // No link has this number: what this host says is no news of the one that is used.
+        let origin = Origin { number: u64::MAX, host };
+        let mut session = Session { conn, server: self, origin, is_useless: true, _turn: None };
+        let status = HostStatus::ask(&mut session, asking, evidence, has_meta).await;
+        session.close_if_useless().await;
+        status.map_err(|error| error.what)
     }
 
     pub(super) async fn close(&self) {

@@ -15,7 +15,6 @@
 use std::fmt::Write;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use tokio::sync::Mutex;
@@ -56,12 +55,6 @@ const COUNTER_START: u64 = 1 << 31;
 
 const WIDEN: &str = "ALTER TABLE generator_table MODIFY id BIGINT NOT NULL AUTO_INCREMENT";
 
-/// So many looks in a row that find too few rows, ...
-const SHORT_LOOKS: u32 = 3;
-
-/// ... over so long, are an alarm: a cluster's new primary may have to catch up.
-const SHORT_PATIENCE: Duration = Duration::from_secs(3);
-
 /// The most rows of this node that wait to be deleted: 8 bytes each.
 const MOST_ROWS_REMEMBERED: usize = 100_000;
 
@@ -90,9 +83,6 @@ struct State {
     /// The counter was found to have gone back, and that is not recorded yet: the server and the first ticket as they were
     /// recorded then. Where they are others now, a person, or another node, has fenced it.
     behind: Option<(String, u64)>,
-    /// How many looks in a row found fewer rows than there must be, and since when.
-    short_looks: u32,
-    short_since: Option<Instant>,
     warned_of: Warned,
 }
 
@@ -230,14 +220,12 @@ impl Tickets {
         if state.behind.as_ref().is_some_and(|then| *then != (before.server.clone(), before.first_ticket)) {
             state.behind = None;
         }
-        if state.behind.is_some() {
-            self.record_regression(session, state, &before).await;
-            return Err(self.refusal(Breach::Regressed, &before, table, "it is to be recorded"));
+        if state.behind.is_some() && self.record_regression(state, table, &before).await? {
+            return Err(self.refusal(Breach::Regressed, &before, table, "as it showed before"));
         }
         if let Err(breach) = guard::judge(&self.facts(&before, table)) {
             return Err(self.refuse(session, table, state, &before, breach).await?);
         }
-        (state.short_looks, state.short_since) = (0, None);
         // A refused INSERT of several rows uses up its values all the same: never ask for more than there are.
         let beyond = last_legal_ticket(table.last_ticket, self.step()).saturating_sub(before.max);
         if beyond == 0 {
@@ -277,8 +265,7 @@ impl Tickets {
         }
         let blocks = self.blocks(&tickets, table)?;
         if let Some(behind) = self.is_behind(&before, judged, &tickets, &blocks) {
-            self.record_regression(session, state, judged).await;
-            self.raise_first_ticket(session, table).await;
+            self.record_regression(state, table, judged).await?;
             return Err(self.refusal(Breach::Regressed, judged, table, &behind));
         }
         let capacity_used = self.report(table, state, &tickets, needed);
@@ -300,19 +287,17 @@ impl Tickets {
             Breach::NotFenced if self.failover_skip > 0 => return self.fence_after_failover(&table.database).await,
             Breach::NotFenced => self.raise_first_ticket(session, table).await,
             Breach::Regressed => {
-                self.raise_first_ticket(session, table).await;
                 // Each node's newest row stays: without it the table has lost rows, and its counter may have gone back with
-                // them. A cluster's node may lag for a moment, and nothing is spent yet: a few looks before the alarm.
+                // them.
                 let needed = self.facts(before, table).mark.saturating_sub(1);
-                if before.max < needed {
-                    state.short_looks += 1;
-                    let since = *state.short_since.get_or_insert_with(Instant::now);
-                    if state.short_looks >= SHORT_LOOKS && since.elapsed() >= SHORT_PATIENCE {
-                        self.record_regression(session, state, before).await;
-                    }
-                    how = format!("its highest row is {}, but ticket {needed} was leased", before.max);
+                how = if before.max < needed {
+                    format!("its highest row is {}, but ticket {needed} was leased", before.max)
                 } else {
-                    "as seqsvr_meta.state says".clone_into(&mut how);
+                    "as seqsvr_meta.state says".to_owned()
+                };
+                if !self.record_regression(state, table, before).await? {
+                    let what = format!("{}: generator_table was looked at while it changed", session.at());
+                    return Err(StoreError::new(ErrorKind::Conflict, what));
                 }
             }
             _ => {}

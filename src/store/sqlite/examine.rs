@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::super::capacity::{self, Counter, Fences};
 use super::super::finding::{self, Expected, Finding};
-use super::NO_SERVER;
+use super::PRESENT;
 use super::open::{BUSY_TIMEOUT, SCHEMA_VERSION};
 use crate::config::LARGEST_MAX_ID;
 
@@ -170,7 +170,7 @@ fn sequences(connection: &Connection, expected: Expected<'_>) -> Vec<Finding> {
     let mut counters = Vec::new();
     for Row { name, next_id, max_id, server, age } in after {
         let mark = expected.node.map_or(0, |node| node.high_water_mark(&name));
-        fences.add(&name, next_id, &server, NO_SERVER, mark);
+        fences.add(&name, next_id, (&server, PRESENT.epoch), PRESENT, mark);
         counters.push(Counter {
             before: earlier.get(name.as_str()).copied().unwrap_or(next_id),
             remedy: format!(

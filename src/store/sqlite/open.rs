@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::super::{ErrorKind, StoreError};
+use super::super::{ErrorKind, Purpose, StoreError};
 use super::Inner;
 
 /// How long another process may hold the file: far longer than a commit takes, shorter than a lease may.
@@ -35,7 +35,7 @@ CREATE TABLE seqsvr_sequence (
 impl Inner {
     pub(super) fn open(&self) -> Result<Connection, StoreError> {
         let is_new = !self.file.exists();
-        if is_new && !self.may_make {
+        if is_new && self.purpose != Purpose::Serve {
             let what = format!("there is no {} yet. Start a server, or make a sequence", self.file.display());
             return Err(StoreError::new(ErrorKind::Misconfigured, what));
         }

@@ -9,7 +9,7 @@ fn default_sequence() -> NewSequence {
 }
 
 fn store(dir: &Path) -> Sqlite {
-    Sqlite::new(dir, default_sequence(), true, Arc::new(Node::forgetful()))
+    Sqlite::new(dir, default_sequence(), Purpose::Serve, Arc::new(Node::forgetful()))
 }
 
 fn run<T>(
@@ -88,9 +88,9 @@ fn another_file_than_before_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     lease(&store(dir.path()), 1).unwrap();
     let node = Arc::new(Node::forgetful());
-    let first = Sqlite::new(dir.path(), default_sequence(), true, node.clone());
+    let first = Sqlite::new(dir.path(), default_sequence(), Purpose::Serve, node.clone());
     lease(&first, 1).unwrap();
-    let second = Sqlite::new(other.path(), default_sequence(), true, node);
+    let second = Sqlite::new(other.path(), default_sequence(), Purpose::Serve, node);
     assert_eq!(lease(&second, 1), Err(ErrorKind::OtherStore));
     assert!(!other.path().join(FILE).exists(), "nothing is made where it is refused");
 }

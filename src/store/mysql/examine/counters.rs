@@ -7,6 +7,7 @@ use mysql_async::Value;
 use tokio::time::sleep;
 
 use super::super::super::capacity::{self, Counter, Fences};
+use super::super::super::counter::Present;
 use super::super::super::finding::{Expected, Finding};
 use super::super::database::{Layout, Opened};
 use super::super::ticket::last_legal_ticket;
@@ -46,7 +47,8 @@ pub(super) async fn examine(
         store_id: state.store_id().to_owned(),
         layout: if state.is_moved() { Layout::Counter } else { Layout::Tickets },
     };
-    let here = opened.read_fence(session).await?;
+    let server = &opened.fence();
+    let present = Present { server, epoch: state.epoch() };
     let before = look(session, tables, state).await?;
     sleep(expected.sample).await;
     let after = look(session, tables, state).await?;
@@ -71,7 +73,9 @@ pub(super) async fn examine(
             for line in lines {
                 let (name, next_id) = (text(line, "name"), number(line, "next_id").unwrap_or(0));
                 let mark = expected.node.map_or(0, |node| node.high_water_mark(name));
-                fences.add(name, next_id, text(line, "server"), &here, mark);
+                // An early build's tables have no epochs; the first node of this one adds them.
+                let epoch = number(line, "epoch").and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or(0);
+                fences.add(name, next_id, (text(line, "server"), epoch), present, mark);
             }
             findings.push(fences.judge());
             if lines.len() >= MOST {
@@ -102,7 +106,7 @@ async fn read(session: &mut Session<'_>, state: &State) -> Result<Answer<Vec<Lin
     while found.len() < MOST {
         // The name may have been edited by hand.
         let sql = format!(
-            "SELECT name, next_id, max_id, server, deleted_at IS NOT NULL AS deleted, TIMESTAMPDIFF(SECOND, created_at, \
+            "SELECT *, deleted_at IS NOT NULL AS deleted, TIMESTAMPDIFF(SECOND, created_at, \
              CURRENT_TIMESTAMP) AS age FROM seqsvr_sequence WHERE name > {} ORDER BY name LIMIT {PAGE}",
             Value::from(&after).as_sql(false)
         );

@@ -1,7 +1,9 @@
 //! `seqsvr_meta`: whose ids these are, with which step, on which server, and whether they may be leased.
 
 use super::super::super::finding::{self, Expected, Finding};
+use super::super::super::guard::FENCE_ALL;
 use super::super::database::{MOVED, RETIRED};
+use super::super::members::Members;
 use super::super::{Identity, Session, StoreError};
 use super::tables::{self, GENERATOR, META, SEQUENCE};
 use super::{Answer, Line, ask, first, number, text};
@@ -13,7 +15,9 @@ pub(super) struct Facts {
     /// The row of `seqsvr_meta`; `None` where there is no row, or no table.
     pub(super) meta: Answer<Option<Line>>,
     /// The server that is connected, as `server` of the row must be.
-    connected_to: Answer<String>,
+    connected_to: String,
+    /// The members of its cluster.
+    members: Members,
     /// Which tables there are.
     tables: Tables,
     /// The highest row of `generator_table`.
@@ -49,10 +53,10 @@ impl Facts {
         } else {
             Ok(None)
         };
-        let connected_to = first(ask(session, &format!("SELECT {} AS me", identity.expression)).await?);
         Ok(Self {
             meta,
-            connected_to: connected_to.map(|line| text(&line.unwrap_or_default(), "me").to_owned()),
+            connected_to: identity.name.clone(),
+            members: identity.members.clone(),
             tables: Tables {
                 generator: tables.has(GENERATOR),
                 retired: tables.has(RETIRED),
@@ -75,6 +79,21 @@ impl Facts {
 
     pub(super) fn store_id(&self) -> &str {
         self.row().map_or("", |meta| text(meta, "store_id"))
+    }
+
+    /// The database's present epoch; 0 before the first node of a build with epochs.
+    pub(super) fn epoch(&self) -> u32 {
+        self.row().and_then(|meta| number(meta, "epoch")).and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or(0)
+    }
+
+    /// Whether the members of `identity` are a majority of those that are recorded.
+    pub(super) fn is_recorded(&self, identity: &Identity) -> bool {
+        let recorded = self.recorded_members();
+        !recorded.is_empty() && identity.members.is_majority_of(&recorded)
+    }
+
+    fn recorded_members(&self) -> Members {
+        Members::parse(self.row().map_or("", |meta| text(meta, "members")))
     }
 
     /// The recorded step; 0 where there is none.
@@ -120,25 +139,53 @@ impl Facts {
         )
     }
 
-    /// Who the server is, against who it was when the tickets were last known to be past all that was leased.
+    /// Who the server is, against who had the database when it was last leased from.
     fn identity(&self, meta: &Line) -> Finding {
         const WHAT: &str = "identity";
-        let here = match &self.connected_to {
-            Ok(here) => here,
-            Err(why) => return Finding::unreadable(WHAT, why, "nodes can't read it either, and lease nothing"),
-        };
-        let recorded = text(meta, "server");
-        // Counters have a record each.
-        if recorded == here || self.is_moved() {
-            return Finding::ok(WHAT, here.as_str());
+        let (here, recorded) = (&self.connected_to, text(meta, "server"));
+        let epoch = self.epoch();
+        if epoch == 0 {
+            return Finding::warn(
+                WHAT,
+                format!("{here}; the tables are of an earlier version"),
+                "the first node of this version adds epochs to them; the account needs ALTER for that, once",
+            );
         }
-        Finding::fail(
-            WHAT,
-            format!("this is server '{here}', but the tickets were last fenced for server '{recorded}'"),
-            "after a failover or a restore, commits that the old server acknowledged may be missing here, so no node leases. \
-             What a node says on /readyz tells how to set the counter (seqsvr fence); mysql.failover_skip does it without a \
-             person. If the configuration names the wrong server, correct it",
-        )
+        let members = self.recorded_members();
+        if !self.members.is_majority_of(&members) {
+            return Finding::fail(
+                WHAT,
+                format!(
+                    "{here}, which sees {} of the cluster '{recorded}' that has the database",
+                    self.members.share_of(&members)
+                ),
+                format!(
+                    "it was cut off or started apart from its cluster, so no node leases from it: let it join again. If no other \
+                     part ever takes writes again: {FENCE_ALL}"
+                ),
+            );
+        }
+        if recorded != here {
+            return Finding::fail(
+                WHAT,
+                format!("this is '{here}', but '{recorded}' had the database last (epoch {epoch})"),
+                format!(
+                    "after a failover or a restore, commits that the old server acknowledged may be missing here, so no node \
+                     leases. If the configuration names the wrong server, correct it. Else: {FENCE_ALL}. Or set \
+                     mysql.failover_skip"
+                ),
+            );
+        }
+        // Counters have an epoch each.
+        if !self.is_moved() && number(meta, "ticket_epoch") != Some(u64::from(epoch)) {
+            return Finding::fail(
+                WHAT,
+                format!("{here}, but the tickets were not fenced since it has the database (epoch {epoch})"),
+                format!("no node leases from generator_table. {FENCE_ALL}. Or set mysql.failover_skip"),
+            );
+        }
+        let of = if members.is_empty() { String::new() } else { format!(", with {}", self.members.share_of(&members)) };
+        Finding::ok(WHAT, format!("{here}, epoch {epoch}{of}"))
     }
 
     fn state(&self, meta: &Line) -> Finding {
@@ -226,9 +273,23 @@ mod tests {
     const ALL: Tables = Tables { generator: true, retired: false, meta: true, sequence: true };
 
     fn facts(changes: &[(&str, &str)]) -> Facts {
-        let healthy = [("step", "100"), ("state", "ok"), ("server", "me"), ("store_id", "s")];
+        let healthy = [
+            ("step", "100"),
+            ("state", "ok"),
+            ("server", "me"),
+            ("store_id", "s"),
+            ("epoch", "2"),
+            ("ticket_epoch", "2"),
+        ];
         let line = healthy.iter().chain(changes).map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
-        Facts { meta: Ok(Some(line.collect())), connected_to: Ok("me".into()), tables: ALL, max: Some(5), mark: 0 }
+        Facts {
+            meta: Ok(Some(line.collect())),
+            connected_to: "me".into(),
+            members: Members::default(),
+            tables: ALL,
+            max: Some(5),
+            mark: 0,
+        }
     }
 
     fn judge(facts: &Facts, node: Option<&Node>) -> Vec<Finding> {
@@ -252,7 +313,16 @@ mod tests {
         let none = || Facts { meta: Ok(None), ..facts(&[]) };
         for (facts, what, verdict, told) in [
             (facts(&[("step", "1000")]), "step", Verdict::Fail, "1000 is recorded, 100 is configured"),
-            (facts(&[("server", "old")]), "identity", Verdict::Fail, "last fenced for server 'old'"),
+            (facts(&[("server", "old")]), "identity", Verdict::Fail, "'old' had the database last (epoch 2)"),
+            (facts(&[("ticket_epoch", "1")]), "identity", Verdict::Fail, "the tickets were not fenced"),
+            (facts(&[("epoch", "0")]), "identity", Verdict::Warn, "of an earlier version"),
+            (facts(&[("members", "a b c")]), "identity", Verdict::Fail, "0 of the 3 recorded members"),
+            (
+                Facts { members: Members::parse("a b"), ..facts(&[("members", "a b c")]) },
+                "identity",
+                Verdict::Ok,
+                "2 of the 3 recorded members",
+            ),
             (facts(&[("state", "regressed")]), "state", Verdict::Fail, "regressed"),
             (facts(&[("state", "migrating-3f9a2c")]), "state", Verdict::Fail, "migrating"),
             (facts(&[("state", "x")]), "state", Verdict::Fail, "'x'"),
@@ -266,16 +336,15 @@ mod tests {
             (tables(true, false, false, none()), "state", Verdict::Warn, "no seqsvr has used"),
             (tables(false, false, false, none()), "state", Verdict::Warn, "no tables yet"),
             (Facts { meta: Err("error 1142".into()), ..facts(&[]) }, "state", Verdict::Warn, "could not be read"),
-            (Facts { connected_to: Err("x".into()), ..facts(&[]) }, "identity", Verdict::Warn, "could not be read"),
         ] {
             let findings = judge(&facts, None);
             let found = findings.iter().find(|finding| finding.what == what).unwrap();
             assert!(found.verdict == verdict && found.found.contains(told), "{told}: {found:?}");
             assert_eq!(found.advice.is_some(), verdict != Verdict::Ok);
         }
-        // In the counter layout the tickets' step and server are of no use any more.
+        // In the counter layout the tickets' step and epoch are of no use any more.
         let findings =
-            judge(&tables(false, true, true, facts(&[("state", "moved"), ("step", "7"), ("server", "x")])), None);
+            judge(&tables(false, true, true, facts(&[("state", "moved"), ("step", "7"), ("ticket_epoch", "1")])), None);
         assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok), "{findings:#?}");
     }
 

@@ -8,13 +8,15 @@ use mysql_async::prelude::Queryable;
 
 use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Recorded};
 use super::super::super::{Fence, Script};
+use super::super::counter::{MOVED as WHY, unrecorded};
 use super::super::database::{MOVED, Opened};
+use super::super::identity::{quoted, statement_format};
 use super::super::{Identity, Session};
 use super::{
     DEFAULT_SEQUENCE, ErrorKind, SequenceName, State, StoreError, Table, Tickets, column_type, largest, ticket_block,
 };
 use crate::config::DEFAULT_MAX_ID;
-use crate::faults;
+use crate::faults::{self, Guard as Switch};
 
 /// What one SELECT tells of the table, of the row of `seqsvr_meta`, and of the server.
 pub(super) struct Seen {
@@ -26,38 +28,59 @@ pub(super) struct Seen {
     state: String,
     pub(super) server: String,
     store_id: String,
-    connected_to: String,
+    /// The epoch in which the tickets were last fenced, and the present one.
+    pub(super) epoch: (u32, u32),
 }
 
-/// The columns of [`Seen`], in its order.
-type Row = (Option<u64>, u64, u64, u64, String, String, String, String);
+/// The columns of [`Seen`], in its order; then whether the server, and its cluster's members, are those of when the database
+/// was opened, and whether it logs rows.
+type Row = (Option<u64>, u64, u64, u64, String, String, String, u32, u32, bool, bool);
 
 impl Tickets {
     pub(super) async fn look(&self, session: &mut Session<'_>, table: &Table) -> Result<Seen, StoreError> {
-        self.look_at(session, &table.database.identity, "").await
+        self.look_at(session, &table.database, "").await
     }
 
     async fn look_at(
         &self,
         session: &mut Session<'_, impl Queryable>,
-        identity: &Identity,
+        opened: &Opened,
         lock: &str,
     ) -> Result<Seen, StoreError> {
+        let Identity { proof, is_row_logged, .. } = &opened.identity;
         let sql = format!(
             "SELECT (SELECT MAX(id) FROM generator_table), @@auto_increment_increment, first_ticket, step, state, server, \
-             store_id, {} FROM seqsvr_meta WHERE id = 1{lock}",
-            identity.expression
+             store_id, ticket_epoch, epoch, COALESCE({proof}, FALSE), {is_row_logged} FROM seqsvr_meta WHERE id = 1{lock}"
         );
         let rows: Vec<Row> = session.rows(&sql).await?;
-        let (max, increment, first_ticket, step, state, server, store_id, connected_to) =
-            rows.into_iter().next().ok_or_else(|| {
-                StoreError::new(
-                    ErrorKind::Misconfigured,
-                    format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", session.at()),
-                )
-            })?;
+        let (
+            max,
+            increment,
+            first_ticket,
+            step,
+            state,
+            server,
+            store_id,
+            ticket_epoch,
+            epoch,
+            is_proven,
+            is_row_logged,
+        ) = rows.into_iter().next().ok_or_else(|| {
+            StoreError::new(
+                ErrorKind::Misconfigured,
+                format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", session.at()),
+            )
+        })?;
+        if !is_row_logged {
+            // It was made before that was changed.
+            session.is_useless = true;
+            return Err(statement_format(session.at()));
+        }
+        if !is_proven {
+            return Err(opened.moved(&session.at()));
+        }
         let (max, increment) = (max.unwrap_or(0), increment.max(1));
-        Ok(Seen { max, increment, first_ticket, step, state, server, store_id, connected_to })
+        Ok(Seen { max, increment, first_ticket, step, state, server, store_id, epoch: (ticket_epoch, epoch) })
     }
 
     /// For the guard: `next` is the first ticket that may be allocated next.
@@ -71,7 +94,8 @@ impl Tickets {
         Facts {
             store: (&seen.store_id, &table.database.store_id),
             step: (seen.step, self.step()),
-            server: (&seen.server, &seen.connected_to),
+            server: (&seen.server, &table.database.identity.name),
+            epoch: seen.epoch,
             state,
             next: seen.max.saturating_add(1),
             mark: self.ticket_needed().max(seen.first_ticket),
@@ -81,22 +105,49 @@ impl Tickets {
 
     pub(super) fn refusal(&self, breach: Breach, seen: &Seen, table: &Table, how: &str) -> StoreError {
         let past = self.ticket_needed().max(seen.first_ticket).saturating_mul(self.step());
-        let facts = self.facts(seen, table);
-        guard::refusal(breach, &facts, &self.server.at_host(table.database.host), &SequenceName::default(), (past, how))
+        let (at, name) = (&self.server.at_host(table.database.host), &SequenceName::default());
+        guard::refusal(breach, &self.facts(seen, table), &guard::Refusal { at, name, past, how, moved: WHY })
     }
 
-    /// The counter went back: records it for all nodes. Kept in memory until it is recorded, for nothing may be leased
-    /// before a person was told.
-    pub(super) async fn record_regression(&self, session: &mut Session<'_>, state: &mut State, seen: &Seen) {
+    /// The counter went back: records that for all nodes, and raises the first ticket, never lowers it, to this node's own mark:
+    /// nodes that remember nothing must not take what this one holds. In a transaction that looks again behind a lock, for the
+    /// first look may be out of date; `Ok(false)` if it was. An error, which is tried again at once, if it could not be recorded:
+    /// until it is, a new node may lease.
+    pub(super) async fn record_regression(
+        &self,
+        state: &mut State,
+        table: &Table,
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
         state.behind = Some((seen.server.clone(), seen.first_ticket));
-        let sql = format!("UPDATE seqsvr_meta SET state = '{REGRESSED}' WHERE id = 1 AND state = 'ok'");
-        if session.execute(&sql).await.is_ok() {
-            state.behind = None;
-        }
+        let recorded = if faults::fails("regression-recorded") {
+            Err("a fail point".to_owned())
+        } else {
+            self.try_to_record(table).await.map_err(|error| error.what)
+        };
+        let is_behind = recorded.map_err(|why| unrecorded(&SequenceName::default(), &why))?;
+        state.behind = None;
+        Ok(is_behind)
     }
 
-    /// Raises the first ticket, never lowers it, to this node's own mark: where the counter can't be trusted, nodes that
-    /// remember nothing must not take what this one holds. Best effort; the state or the server make them refuse.
+    async fn try_to_record(&self, table: &Table) -> Result<bool, StoreError> {
+        let mut session = self.server.transaction(table.database.host).await?;
+        let seen = self.look_at(&mut session, &table.database, " FOR UPDATE").await?;
+        let needed = self.ticket_needed().min(table.last_ticket);
+        let is_behind = guard::judge(&self.facts(&seen, table)) == Err(Breach::Regressed);
+        if is_behind {
+            let sql = format!(
+                "UPDATE seqsvr_meta SET state = IF(state = 'ok', '{REGRESSED}', state), first_ticket = GREATEST(first_ticket, \
+                 {needed}) WHERE id = 1"
+            );
+            session.execute(&sql).await?;
+        }
+        session.commit().await?;
+        Ok(is_behind)
+    }
+
+    /// Raises the first ticket, never lowers it, to this node's own mark, where the tickets are not fenced: best effort, for the
+    /// epoch makes all nodes refuse.
     pub(super) async fn raise_first_ticket(&self, session: &mut Session<'_>, table: &Table) {
         let needed = self.ticket_needed().min(table.last_ticket);
         let sql = format!("UPDATE seqsvr_meta SET first_ticket = {needed} WHERE id = 1 AND first_ticket < {needed}");
@@ -127,15 +178,14 @@ impl Tickets {
     pub(super) async fn fence_after_failover(&self, opened: &Opened) -> Result<StoreError, StoreError> {
         faults::point("fence-begins");
         let needed = self.ticket_needed();
-        let is_due =
-            |seen: &Seen| (seen.state == "ok" || is_migrating(&seen.state)) && seen.server != seen.connected_to;
+        let is_due = |seen: &Seen| (seen.state == "ok" || is_migrating(&seen.state)) && !is_fenced(seen, opened);
         let skip = Fence::Skip(self.failover_skip);
         let has_moved = self.fence_if(opened, skip, &mut Script::default(), is_due, needed).await?;
         faults::point("fence-ends");
         let at = &self.server.at_host(opened.host);
         let what = if has_moved {
             let what = format!(
-                "{at}: the tickets of generator_table were last fenced for another server: moved on by mysql.failover_skip \
+                "{at}: the tickets of generator_table were last fenced in another epoch: moved on by mysql.failover_skip \
                  ({} ids), past what a failover may have lost",
                 self.failover_skip
             );
@@ -156,13 +206,12 @@ impl Tickets {
         needed: u64,
     ) -> Result<bool, StoreError> {
         let mut session = self.server.transaction(opened.host).await?;
-        let seen = self.look_at(&mut session, &opened.identity, " FOR UPDATE").await?;
+        let epoch = opened.enter(&mut session, script).await?;
+        let mut seen = self.look_at(&mut session, opened, " FOR UPDATE").await?;
+        // A dry run only says that it would count up.
+        seen.epoch.1 = epoch;
         if !is_due(&seen) {
             return Ok(false);
-        }
-        if seen.store_id != opened.store_id {
-            let what = format!("{}: this is another database than a moment ago", session.at());
-            return Err(StoreError::new(ErrorKind::OtherStore, what));
         }
         // A migration that was interrupted goes on from there when it is run again.
         if !["ok", REGRESSED].contains(&&*seen.state) && !is_migrating(&seen.state) {
@@ -179,7 +228,7 @@ impl Tickets {
             Fence::Skip(ids) => known.max(needed.saturating_sub(1)).saturating_add(ids.div_ceil(step)),
             Fence::Past(id) => {
                 let last = id.div_ceil(step).saturating_sub(1);
-                if last < known && (seen.state == REGRESSED || seen.server != seen.connected_to) {
+                if last < known && (seen.state == REGRESSED || !is_fenced(&seen, opened)) {
                     return Err(StoreError::new(
                         ErrorKind::Refused,
                         format!(
@@ -213,10 +262,10 @@ impl Tickets {
         }
         self.raise(&mut session, last, script).await?;
         let sql = format!(
-            "UPDATE seqsvr_meta SET first_ticket = {}, state = IF(state LIKE '{MIGRATING}%', state, 'ok'), server = {} \
-             WHERE id = 1",
+            "UPDATE seqsvr_meta SET first_ticket = {}, state = IF(state LIKE '{MIGRATING}%', state, 'ok'), \
+             ticket_epoch = {epoch}, server = {} WHERE id = 1",
             last.saturating_add(1),
-            opened.identity.expression
+            quoted(&opened.identity.name)
         );
         if script.runs(|| sql.clone()) {
             session.execute(&sql).await?;
@@ -230,6 +279,11 @@ impl Tickets {
 
 /// How the `state` begins while the tickets are migrated; behind it stands by which run of the command.
 pub(in super::super) const MIGRATING: &str = "migrating";
+
+/// Whether the tickets are safe to lease from in the present epoch.
+fn is_fenced(seen: &Seen, opened: &Opened) -> bool {
+    if faults::is_off(Switch::Epoch) { seen.server == opened.identity.name } else { seen.epoch.0 == seen.epoch.1 }
+}
 
 fn is_migrating(state: &str) -> bool {
     state.starts_with(MIGRATING)
