@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use crate::store::finding::{Finding, Pruned, Verdict};
+use crate::store::finding::{Finding, Pruned, Verdict, some_of};
 
 /// The worst of all; ok where nothing was found.
 pub fn worst(findings: &[Finding]) -> Verdict {
@@ -67,8 +67,16 @@ pub fn pruned_as_text(pruned: &Pruned, dry_run: bool) -> String {
         let _ = writeln!(text, "  {node}...  {rows}");
     }
     let named: u64 = pruned.nodes.iter().map(|(_, rows)| rows).sum();
-    if named < pruned.rows {
-        let _ = writeln!(text, "  of others  {}", pruned.rows - named);
+    if named + pruned.foreign_rows < pruned.rows {
+        let _ = writeln!(text, "  of others  {}", pruned.rows - named - pruned.foreign_rows);
+    }
+    if pruned.foreign_rows > 0 {
+        let _ = writeln!(
+            text,
+            "of these {} are not of seqsvr: {}; a Go server that leases puts its row back",
+            pruned.foreign_rows,
+            some_of(&pruned.foreign)
+        );
     }
     if dry_run && pruned.rows > 0 {
         text += "to delete them, add --yes\n";
@@ -114,10 +122,17 @@ mod tests {
 
     #[test]
     fn what_is_deleted_is_told_by_node() {
-        let pruned = Pruned { rows: 5, nodes: vec![("abc-".into(), 3)], kept: Some(9_000) };
+        let pruned = Pruned {
+            rows: 7,
+            nodes: vec![("abc-".into(), 3)],
+            foreign_rows: 2,
+            foreign: vec!["go-1".into(), "go-2".into()],
+            kept: Some(9_000),
+        };
         let text = pruned_as_text(&pruned, true);
-        assert!(text.starts_with("would delete 5 rows") && text.contains("9000, stays"), "{text}");
+        assert!(text.starts_with("would delete 7 rows") && text.contains("9000, stays"), "{text}");
         assert!(text.contains("  abc-...  3\n  of others  2\n") && text.ends_with("add --yes\n"), "{text}");
+        assert!(text.contains("of these 2 are not of seqsvr: go-1, go-2; a Go server"), "{text}");
         assert!(!pruned_as_text(&pruned, false).contains("--yes"));
         assert!(pruned_as_text(&Pruned::default(), false).contains("nothing is to be deleted"));
     }

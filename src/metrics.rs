@@ -23,14 +23,16 @@ pub use responses::{ResponseCounts, Route};
 const LEASE_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The values of the label `outcome` of a lease: `ok`, `panic`, and what `store::ErrorKind::outcome` says.
-const OUTCOMES: [&str; 15] = [
+const OUTCOMES: [&str; 17] = [
     "ok",
     "conflict",
     "unavailable",
     "misconfigured",
     "regressed",
     "not_fenced",
+    "moved",
     "fenced",
+    "stray",
     "two_writers",
     "other_step",
     "other_store",
@@ -153,9 +155,11 @@ impl Metrics {
                 "seqsvr_leases_total",
                 "Leases by outcome: ok; conflict (lost against another transaction, tried again at once); unavailable \
                  (database away, slow or read-only); misconfigured (a person must change something); regressed (the \
-                 store's counter may have gone back: nothing is leased); not_fenced (another database server than before: \
-                 nothing is leased); fenced (the same, but moved past what a failover may have lost, and tried again at \
-                 once); two_writers (two of the database's hosts take writes: nothing is leased); other_step, other_store, not_durable (refused: see docs/guarantees.md); migrating (the tickets \
+                 store's counter may have gone back: nothing is leased); not_fenced (another server has the database, and the \
+                 counter was not fenced since: nothing is leased); fenced (the same, but moved past what a failover may have lost, \
+                 and tried again at once); moved (the server or its cluster's members changed, tried again at once); stray (the \
+                 server is outside of the cluster that the database belongs to: the next host is tried); two_writers (two of the \
+                 database's hosts take writes: nothing is leased); other_step, other_store, not_durable (refused: see docs/guarantees.md); migrating (the tickets \
                  are moved just now); exhausted; stale (the sequence was changed in between, and is looked up again); \
                  panic.",
                 &["sequence", "outcome"],

@@ -71,6 +71,10 @@ pub struct Pruned {
     pub rows: u64,
     /// Of which nodes: the first 24 characters of their rows' uuids, and how many rows; the first nodes only.
     pub nodes: Vec<(String, u64)>,
+    /// How many of the rows are not of seqsvr: a Go server's, or set by hand.
+    pub foreign_rows: u64,
+    /// The uuids of those; the first ones only.
+    pub foreign: Vec<String>,
     /// The highest row, which is never deleted; `None` where there is no row or no table.
     pub kept: Option<u64>,
 }
@@ -94,7 +98,7 @@ pub(super) fn store_id(found: &str, node: Option<&Node>) -> Finding {
 }
 
 /// The first few of `names`, and how many there are besides.
-pub(super) fn some_of(names: &[impl AsRef<str>]) -> String {
+pub(crate) fn some_of(names: &[impl AsRef<str>]) -> String {
     const SHOWN: usize = 5;
     let mut text = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
     if let Some(more @ 1..) = names.len().checked_sub(SHOWN) {

@@ -135,9 +135,12 @@ pub fn refusal(breach: Breach, facts: &Facts<'_>, refusal: &Refusal<'_>) -> Stor
         Breach::NotFenced => (
             ErrorKind::NotFenced,
             format!(
-                "this is '{}' (epoch {}), but the counter of sequence {name} was last fenced for '{}' (epoch {}). {moved}, so IDs \
-                 could be repeated and nothing is leased. {FENCE_ALL}",
-                facts.server.1, facts.epoch.1, facts.server.0, facts.epoch.0
+                "the counter of sequence {name} was last fenced in epoch {}{}, and another server had the database since: this is \
+                 '{}', epoch {}. {moved}, so IDs could be repeated and nothing is leased. {FENCE_ALL}",
+                facts.epoch.0,
+                if facts.server.0 == facts.server.1 { String::new() } else { format!(" (for '{}')", facts.server.0) },
+                facts.server.1,
+                facts.epoch.1
             ),
         ),
         Breach::Regressed => (

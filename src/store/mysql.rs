@@ -14,8 +14,10 @@ use crate::segment::Block;
 
 mod counter;
 mod database;
+mod engines;
 mod examine;
 mod identity;
+mod make;
 mod members;
 mod migrate;
 mod server;

@@ -130,10 +130,18 @@ fn a_database_whose_tickets_do_not_rise() {
         ("TiDB", "8.0.11-TiDB-v7.5.0", "TiDB Server (Apache License 2.0) Community Edition, MySQL 8.0 compatible"),
         ("Vitess", "8.0.30-Vitess", "Version: 18.0.0"),
         ("Vitess", "8.0.30", "MySQL behind vitess"),
+        ("OceanBase", "5.7.25-OceanBase-v4.2.1.2", "OceanBase_CE 4.2.1.2"),
+        ("PolarDB-X", "5.7.25-TDDL-5.4.19-20251031", "Source distribution"),
+        (
+            "SingleStore",
+            "5.7.32",
+            "SingleStoreDB source distribution (compatible; MySQL Enterprise & MySQL Commercial)",
+        ),
+        ("ShardingSphere-Proxy", "5.7.22-ShardingSphere-Proxy 5.4.1", "Source distribution"),
     ] {
         let port = scripted::start(version, comment);
         let setup = Setup::new(SEED_CONFIG).env("SEQSVR_MYSQL__HOST", &format!("127.0.0.1:{port}"));
-        refused(&setup, CONFIGURATION, &[name, version, "not rising", "generator_table"]);
+        refused(&setup, CONFIGURATION, &[name, version, "not rising", "generator_table", "counter layout"]);
     }
 }
 

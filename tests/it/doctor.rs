@@ -129,8 +129,9 @@ fn each_fault_has_its_row() {
         let elsewhere = "UPDATE seqsvr_meta SET state = 'ok', server = 'old'";
         row(elsewhere, "identity", "fail", &["'old'", &server, "mysql.failover_skip"]);
         sql(&database, &format!("UPDATE sequence.seqsvr_meta SET server = '{server}'"));
-        let fence = "UPDATE seqsvr_sequence SET server = CONCAT('old ', server)";
-        row(fence, "counters", "fail", &["1 of 1 were last fenced for another server: orders", "advance"]);
+        let words =
+            ["1 of 1 were not fenced since the database moved to another server: orders", "seqsvr fence --skip"];
+        row("UPDATE seqsvr_sequence SET epoch = 0", "counters", "fail", &words);
         row("UPDATE seqsvr_sequence SET server = 'regressed'", "counters", "fail", &["1 of 1 went back: orders"]);
         let (code, output) = setup.run(&["sequence", "advance", "orders", "--to", "1000000"]);
         assert_eq!(code, 0, "{output}");
@@ -233,12 +234,78 @@ fn rows_of_dead_nodes_and_of_others() {
         doctor(&setup).has(
             "foreign rows",
             "warn",
-            &["1001 recent rows are not of seqsvr", "a Go server may still run"],
+            &["rows that are not of seqsvr: 4500", "is 0 tickets behind", "a Go server may still run"],
         );
         setup.run(&["doctor", "--prune", "--yes"]);
         let left = "SELECT CONCAT(MIN(id), ' ', MAX(id)) FROM sequence.generator_table";
         assert_eq!(sql_value(&database, left), format!("{} {highest}", highest - 1000), "{flavor:?}");
         assert!(setup.start().next() > (highest + 1) * 100, "{flavor:?}");
+    }
+}
+
+/// What a Go server does for a lease.
+fn go_server_leases(database: &Database, uuid: &str) {
+    sql(database, &format!("REPLACE INTO sequence.generator_table (uuid) VALUES ('{uuid}')"));
+}
+
+#[test]
+fn a_go_server_beside_a_node_that_takes_thousands_of_tickets() {
+    const GO: &str = "5e8b2c4d-1f3a-4b6c-9d7e-a1b2c3d4e5f6";
+    for flavor in FLAVORS {
+        let database = Database::start(flavor);
+        // Before seqsvr uses the table, a Go server that leases is no failure.
+        sql(&database, &format!("USE sequence; {}", crate::seed::SEED_TABLE));
+        go_server_leases(&database, GO);
+        let setup = Setup::seed(&database).env("SEQSVR_STEP", "1").patient();
+        doctor(&setup).has("foreign rows", "warn", &[GO, "is 0 tickets behind", "a Go server may still run"]);
+
+        let mut server = setup.start();
+        server.wait_until_ready();
+        // Each ticket is worth one ID.
+        for _ in 0..2 {
+            assert_eq!(server.get("/new?count=2000").status, 200, "{}", server.log());
+        }
+        let report = doctor(&setup);
+        report.has("foreign rows", "warn", &["rows that are not of seqsvr: 1", GO, "--prune --yes"]);
+        let row = report.rows().iter().find(|row| row["what"] == "foreign rows").unwrap();
+        let behind = row["found"].as_str().unwrap().split(" is ").last().unwrap().split(' ').next().unwrap();
+        assert!(behind.parse::<u64>().unwrap() > 2_000, "{flavor:?}: {row}");
+        assert!(server.stop().success());
+        let rows = doctor(&setup).rows().iter().find(|row| row["what"] == "rows").unwrap().to_string();
+        assert!(!rows.contains(&GO[..24]), "it is no node of seqsvr: {rows}");
+
+        // It leases while the doctor looks.
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    go_server_leases(&database, GO);
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+            let reports = std::panic::catch_unwind(|| {
+                eventually("it leases during a look", || {
+                    let report = doctor_for(&setup, "1s");
+                    report.json.to_string().contains("leases right now").then_some(report)
+                })
+            });
+            is_done.store(true, Ordering::Relaxed);
+            let report = reports.expect("the row moved");
+            report.has("foreign rows", "fail", &[GO, "a Go server leases right now", "stop the Go server"]);
+            assert_eq!(report.code, 2, "{:#}", report.json);
+        });
+
+        // Which of the old rows are a Go server's is told apart. The row comes back only if that server still leases.
+        let past = "INSERT INTO sequence.generator_table (id, uuid) SELECT MAX(id) + 2000, \
+                    '33333333-3333-4333-8333-000000000001' FROM sequence.generator_table";
+        sql(&database, past);
+        let (code, output) = setup.run(&["doctor", "--prune"]);
+        assert!(code == 0 && output.contains(&format!("1 are not of seqsvr: {GO}")), "{output}");
+        let (code, output) = setup.run(&["doctor", "--prune", "--yes"]);
+        assert!(code == 0 && output.contains(&format!("1 are not of seqsvr: {GO}")), "{output}");
+        doctor(&setup).has("foreign rows", "ok", &["none"]);
+        go_server_leases(&database, GO);
+        doctor(&setup).has("foreign rows", "warn", &[GO, "is 0 tickets behind"]);
     }
 }
 

@@ -211,7 +211,7 @@ fn two_that_take_writes_are_refused_by_whoever_starts() {
         assert!(refusal.body.contains("read_only"), "{refusal:?}");
         assert!(leases(&refused, "two_writers") > 0.0);
         let (code, doctor) = new.run(&["doctor"]);
-        assert!(code == 2 && doctor.contains("takes writes too, and is another server"), "{doctor}");
+        assert!(code == 2 && doctor.contains("takes writes too, and is not shown to be the same"), "{doctor}");
         let (code, output) = new.run(&["fence", "default", "--skip", "1000", "--yes"]);
         assert!(code != 0 && output.contains("takes writes too"), "{output}");
 

@@ -30,5 +30,7 @@ mod outage;
 mod rolling;
 mod seed;
 mod sequences;
+mod storage;
 mod systemd;
 mod tls;
+mod upgrade;

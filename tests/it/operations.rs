@@ -43,7 +43,7 @@ fn serves(setup: &Setup) {
 fn accounts(flavor: Flavor) {
     let database = Database::start(flavor);
     let blocks = blocks();
-    let [accounts, by_table, replication] = &blocks[..] else { panic!("three blocks of SQL: {blocks:?}") };
+    let [accounts, by_table, cluster, replication] = &blocks[..] else { panic!("four blocks of SQL: {blocks:?}") };
     sql(&database, accounts);
     let by = |user: &str, step: &str| {
         let setup = Setup::on(&database, "sequences: {orders: {}}").env("SEQSVR_STEP", step);
@@ -77,6 +77,13 @@ fn accounts(flavor: Flavor) {
     sql(&database, grant);
     let (_, output) = run(&node, "doctor");
     assert!(!output.contains("could not be read") && !output.contains("lacks"), "{output}");
+
+    // Galera's table is there only in a cluster.
+    if flavor == Flavor::MySql9 {
+        let lines: Vec<&str> = cluster.lines().filter(|line| line.contains("-- Group Replication")).collect();
+        assert_eq!(lines.len(), 2, "{cluster}");
+        sql(&database, &lines.join("\n"));
+    }
 
     done(&admin, "migrate --counter --yes");
     serves(&node);

@@ -103,8 +103,8 @@ fn the_start_reads_no_table_of_sequences() {
     assert_eq!(setup.start().get("/new/orders").status, 200);
     sql(
         &database,
-        "USE sequence; INSERT INTO seqsvr_sequence (name, next_id, step, server) \
-         SELECT CONCAT('s', seq), 1, 100, server FROM seq_1_to_100000, seqsvr_sequence WHERE name = 'orders'",
+        "USE sequence; INSERT INTO seqsvr_sequence (name, next_id, step, server, epoch) \
+         SELECT CONCAT('s', seq), 1, 100, server, epoch FROM seq_1_to_100000, seqsvr_sequence WHERE name = 'orders'",
     );
     let read = || -> u64 {
         sql(&database, "SHOW GLOBAL STATUS LIKE 'Handler_read%'").iter().map(|row| row[1].parse::<u64>().unwrap()).sum()

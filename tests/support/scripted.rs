@@ -22,7 +22,7 @@ const OK: [u8; 7] = [0, 0, 0, AUTOCOMMIT, 0, 0, 0];
 const END_OF_ROWS: [u8; 5] = [0xfe, 0, 0, AUTOCOMMIT, 0];
 
 /// Serves on a free port until the test's end, and returns the port. Anybody may log in; to a question for variables it
-/// answers with its `version` and `version_comment`, and all else is fine.
+/// answers with its `version` and `version_comment`, to one for its host name with a name, and all else is fine.
 pub fn start(version: &'static str, comment: &'static str) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
@@ -44,17 +44,28 @@ fn serve(mut client: TcpStream, version: &str, comment: &str) -> io::Result<()> 
         match command.split_first() {
             None | Some((&COM_QUIT, _)) => return Ok(()),
             Some((&COM_QUERY, sql)) if String::from_utf8_lossy(sql).contains("VARIABLES") => {
-                let rows = [["version", version], ["version_comment", comment]];
-                let mut packets = vec![vec![2], column("Variable_name"), column("Value"), END_OF_ROWS.to_vec()];
-                packets.extend(rows.map(|row| row.map(text).concat()));
-                packets.push(END_OF_ROWS.to_vec());
-                for (number, packet) in (1..).zip(&packets) {
-                    write_packet(&mut client, number, packet)?;
-                }
+                let rows = [vec!["version", version], vec!["version_comment", comment]];
+                write_rows(&mut client, &["Variable_name", "Value"], &rows)?;
+            }
+            Some((&COM_QUERY, sql)) if String::from_utf8_lossy(sql).contains("@@hostname") => {
+                write_rows(&mut client, &["name"], &[vec!["scripted:3306:1"]])?;
             }
             Some(_) => write_packet(&mut client, 1, &OK)?,
         }
     }
+}
+
+fn write_rows(client: &mut TcpStream, columns: &[&str], rows: &[Vec<&str>]) -> io::Result<()> {
+    let count = u8::try_from(columns.len()).expect("few columns");
+    let mut packets = vec![vec![count]];
+    packets.extend(columns.iter().map(|name| column(name)));
+    packets.push(END_OF_ROWS.to_vec());
+    packets.extend(rows.iter().map(|row| row.iter().flat_map(|value| text(value)).collect()));
+    packets.push(END_OF_ROWS.to_vec());
+    for (number, packet) in (1..).zip(&packets) {
+        write_packet(client, number, packet)?;
+    }
+    Ok(())
 }
 
 fn greeting(version: &str) -> Vec<u8> {

@@ -414,9 +414,7 @@ impl Counters {
             row.epoch
         );
         match session.execute_with(&sql, (&row.server, &row.description).into()).await {
-            Err(failed) if failed.server.as_ref().is_some_and(|server| server.code == DUPLICATE) => {
-                Err(StoreError { kind: ErrorKind::Conflict, ..failed.error })
-            }
+            Err(failed) if failed.is(&[DUPLICATE]) => Err(StoreError { kind: ErrorKind::Conflict, ..failed.error }),
             outcome => Ok(outcome?),
         }
     }
@@ -453,5 +451,5 @@ pub(super) fn unrecorded(name: &SequenceName, why: &str) -> StoreError {
 }
 
 fn is_missing_table(failed: &Failed) -> bool {
-    failed.server.as_ref().is_some_and(|server| server.code == NO_SUCH_TABLE)
+    failed.is(&[NO_SUCH_TABLE])
 }

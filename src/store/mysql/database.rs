@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::super::guard::{FENCE_ALL, REGRESSED};
 use super::counter::NO_SUCH_TABLE;
+use super::engines;
 use super::identity::{ONE_IS_TO_WRITE, Role, quoted, statement_format};
 use super::members::Members;
 use super::{ErrorKind, Identity, Purpose, Script, Server, Session, StoreError};
@@ -67,6 +68,9 @@ const UPGRADES: [(&str, &str); 2] = [
     ("seqsvr_sequence", "ALTER TABLE seqsvr_sequence ADD COLUMN epoch INT UNSIGNED NOT NULL DEFAULT 0"),
 ];
 
+/// There is no such column.
+const NO_SUCH_COLUMN: u16 = 1054;
+
 /// The column is there already: another node was faster.
 const DUPLICATE_COLUMN: u16 = 1060;
 
@@ -108,7 +112,7 @@ impl Opened {
     /// connected, with the members of when it was opened, and it logs rows.
     pub(super) fn demand(&self) -> String {
         let Identity { name, proof, is_row_logged, .. } = &self.identity;
-        let is_recorded = if is_recorded(&[Switch::Epoch, Switch::Fence]) {
+        let is_recorded = if are_on(&[Switch::Epoch, Switch::Fence]) {
             format!("server = {} AND ", quoted(name))
         } else {
             String::new()
@@ -131,7 +135,7 @@ impl Opened {
     /// The database's present epoch, if all is as it was when it was opened. `lock`: `FOR UPDATE`, or nothing.
     pub(super) async fn epoch(&self, session: &mut Session<'_, impl Queryable>, lock: &str) -> Result<u32, StoreError> {
         let recorded = self.recorded(session, lock).await?;
-        if recorded.server != self.identity.name && is_recorded(&[Switch::Epoch, Switch::Fence]) {
+        if recorded.server != self.identity.name && are_on(&[Switch::Epoch, Switch::Fence]) {
             return Err(self.moved(&session.at()));
         }
         Ok(recorded.epoch)
@@ -178,7 +182,7 @@ impl Opened {
         script: &mut Script,
     ) -> Result<u32, StoreError> {
         let recorded = self.recorded(session, "FOR UPDATE").await?;
-        if self.is_recorded(&recorded) || !is_recorded(&[Switch::Epoch]) {
+        if self.is_recorded(&recorded) || !are_on(&[Switch::Epoch]) {
             return Ok(recorded.epoch);
         }
         let sql = self.raise(&recorded);
@@ -211,8 +215,8 @@ impl Opened {
     }
 }
 
-/// Whether who has the database is looked at: not if a test switched one of `guards` off.
-fn is_recorded(guards: &[Switch]) -> bool {
+/// Whether no test has switched one of `guards` off.
+pub(super) fn are_on(guards: &[Switch]) -> bool {
     !guards.iter().any(|guard| faults::is_off(*guard))
 }
 
@@ -319,18 +323,15 @@ impl Database {
 
     async fn look_and_make(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
         let identity = Identity::of(session).await?;
-        let rows: Vec<(String, bool)> = session
+        engines::check(session).await?;
+        let tables: Vec<String> = session
             .rows(
-                "SELECT t.TABLE_NAME, EXISTS (SELECT 1 FROM information_schema.COLUMNS c WHERE c.TABLE_SCHEMA = t.TABLE_SCHEMA \
-                 AND c.TABLE_NAME = t.TABLE_NAME AND c.COLUMN_NAME = 'epoch') FROM information_schema.TABLES t \
-                 WHERE t.TABLE_SCHEMA = DATABASE() \
-                 AND t.TABLE_NAME IN ('generator_table', 'generator_table_moved', 'seqsvr_meta', 'seqsvr_sequence')",
+                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                 AND TABLE_NAME IN ('generator_table', 'generator_table_moved', 'seqsvr_meta', 'seqsvr_sequence')",
             )
             .await?;
-        let has = |name: &str| rows.iter().any(|(table, _)| table == name);
-        let old = |name: &str| rows.iter().any(|(table, has_epoch)| table == name && !has_epoch);
-        let upgrades: Vec<&str> = UPGRADES.iter().filter(|(table, _)| old(table)).map(|(_, ddl)| *ddl).collect();
-        upgrade(session, &upgrades).await?;
+        let has = |name: &str| tables.iter().any(|table| table == name);
+        upgrade(session, has).await?;
         let mut found = if has("seqsvr_meta") { meta(session).await? } else { None };
         let is_recorded = self.check_members(session, &identity, found.as_ref())?;
         self.check_only_writer(session, &identity, is_recorded, found.is_some()).await?;
@@ -431,7 +432,7 @@ impl Database {
                 self.take_over(opened).await?;
             } else if (recorded.server == *name && recorded.members == *members)
                 || self.purpose != Purpose::Serve
-                || !is_recorded(&[Switch::Epoch])
+                || !are_on(&[Switch::Epoch])
             {
                 return Ok(recorded.epoch);
             } else if session.execute(&opened.raise(&recorded)).await?.affected_rows == 1
@@ -462,7 +463,7 @@ impl Database {
         let has_counters = match session.rows::<u64>(&others).await {
             Ok(others) if others.is_empty() => true,
             Ok(_) => return self.begin_epochs(session, opened, 0).await,
-            Err(failed) if failed.server.as_ref().is_some_and(|server| server.code == NO_SUCH_TABLE) => false,
+            Err(failed) if failed.is(&[NO_SUCH_TABLE]) => false,
             Err(failed) => return Err(failed.error),
         };
         if layout_of(&state) == Layout::Tickets && server != *old_name {
@@ -526,25 +527,21 @@ impl Database {
         Ok(())
     }
 
-    /// Tickets must rise; a server that caches auto-increments can be told not to, by the table.
+    /// Tickets must rise. On some makes of server they do so only if the table says so.
     async fn check_rising(
         &self,
         session: &mut Session<'_>,
         identity: &Identity,
         is_there: bool,
     ) -> Result<(), StoreError> {
-        let Some(server) = &identity.caches else { return Ok(()) };
+        let Some(server) = &identity.not_rising else { return Ok(()) };
         if is_there {
             let rows: Vec<(String, String)> = session.rows("SHOW CREATE TABLE generator_table").await?;
-            if rows.first().is_some_and(|(_, ddl)| ddl.to_ascii_uppercase().contains("AUTO_ID_CACHE=1 ")) {
+            if rows.first().is_some_and(|(_, ddl)| server.rises_in(ddl)) {
                 return Ok(());
             }
         }
-        Err(self.misconfigured(&format!(
-            "this is {server}, which caches auto-increment values per server: unique, but not rising. generator_table can be used \
-             on TiDB if it is made with AUTO_ID_CACHE 1; or declare the sequence default in the configuration (sequences: \
-             {{default: {{}}}}), which puts it into the counter layout of a new database"
-        )))
+        Err(self.misconfigured(&server.refusal()))
     }
 
     fn gone(&self, what: &str, told_by: &str) -> StoreError {
@@ -651,18 +648,26 @@ async fn meta(session: &mut Session<'_>) -> Result<Option<Meta>, StoreError> {
 }
 
 /// Adds the columns that tables of the first builds lack.
-async fn upgrade(session: &mut Session<'_>, upgrades: &[&str]) -> Result<(), StoreError> {
+async fn upgrade(session: &mut Session<'_>, has: impl Fn(&str) -> bool) -> Result<(), StoreError> {
     let at = session.at();
-    for ddl in upgrades {
+    let mut old = Vec::new();
+    for (table, ddl) in UPGRADES.iter().filter(|(table, _)| has(table)) {
+        match session.rows::<u64>(&format!("SELECT epoch FROM {table} LIMIT 0")).await {
+            Ok(_) => {}
+            Err(failed) if failed.is(&[NO_SUCH_COLUMN]) => old.push(*ddl),
+            Err(failed) => return Err(failed.error),
+        }
+    }
+    for ddl in &old {
         match session.execute(ddl).await {
             Ok(_) => tracing::warn!("{at}: upgraded a table: {ddl}"),
-            Err(failed) if failed.server.as_ref().is_some_and(|server| server.code == DUPLICATE_COLUMN) => {}
-            Err(failed) if failed.server.as_ref().is_some_and(|server| matches!(server.code, 1044 | 1142)) => {
+            Err(failed) if failed.is(&[DUPLICATE_COLUMN]) => {}
+            Err(failed) if failed.is(&[1044, 1142]) => {
                 return Err(StoreError::new(
                     ErrorKind::Misconfigured,
                     format!(
                         "{at}: the tables are of an earlier version and this account may not alter them. As an administrator run:\n{};",
-                        upgrades.join(";\n")
+                        old.join(";\n")
                     ),
                 ));
             }
@@ -681,7 +686,7 @@ pub(super) async fn create(session: &mut Session<'_, impl Queryable>, missing: &
                 let table = ddl.split_whitespace().nth(5).unwrap_or_default();
                 tracing::warn!("{at}: made the table {table}, which was missing");
             }
-            Err(failed) if matches!(failed.server.as_ref().map(|server| server.code), Some(1044 | 1142)) => {
+            Err(failed) if failed.is(&[1044, 1142]) => {
                 let account: Vec<(String, String)> = session.rows("SELECT CURRENT_USER(), DATABASE()").await?;
                 let (user, database) = account.into_iter().next().unwrap_or_default();
                 let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
@@ -698,5 +703,6 @@ pub(super) async fn create(session: &mut Session<'_, impl Queryable>, missing: &
             Err(failed) => return Err(failed.error),
         }
     }
-    Ok(())
+    // A server without InnoDB makes them with another engine, and only warns.
+    engines::check(session).await
 }

@@ -60,11 +60,13 @@ async fn look(server: &Arc<Server>, expected: Expected<'_>, findings: &mut Vec<F
     // Without the token of a Galera cluster, which would have to be written.
     let roles = identity.roles_of_others(server, &mut session, state.is_recorded(&identity), false).await?;
     findings.extend(roles.into_iter().map(host));
+    let began_at = if tables.has(tables::GENERATOR) { rows::highest(&mut session).await? } else { 0 };
     findings.extend(state.judge(expected));
     findings.extend(counters::examine(&mut session, &identity, &tables, &state, expected).await?);
     if tables.has(tables::GENERATOR) {
         let increment = facts.number("auto_increment_increment").unwrap_or(1);
-        findings.extend(rows::Facts::ask(&mut session, increment, expected).await?.judge());
+        let is_in_use = matches!(state.meta, Ok(Some(_)));
+        findings.extend(rows::Facts::ask(&mut session, began_at, increment, is_in_use, expected).await?.judge());
     }
     session.close_if_useless().await;
     Ok(())

@@ -7,6 +7,7 @@
 use mysql_async::Value;
 use mysql_async::prelude::Queryable;
 
+use super::make::NotRising;
 use super::members::Members;
 use super::{ErrorKind, Failed, Server, Session, StoreError};
 use crate::config::DatabaseHost;
@@ -44,8 +45,8 @@ pub(super) struct Identity {
     pub(super) old_name: String,
     /// SQL that is true if what a statement changes is logged as rows.
     pub(super) is_row_logged: &'static str,
-    /// The make and version of a server that caches auto-increments: unique, but not rising. No tickets can be had from it.
-    pub(super) caches: Option<String>,
+    /// The make, if its auto-increment values do not rise: no tickets can be leased from it.
+    pub(super) not_rising: Option<NotRising>,
     kind: Kind,
 }
 
@@ -234,7 +235,7 @@ impl Kind {
 
 /// What the account lacks is told as the statement that gives it.
 fn denied(failed: Failed, grant: &str) -> StoreError {
-    let is_denied = failed.server.as_ref().is_some_and(|server| server.code == TABLE_DENIED);
+    let is_denied = failed.is(&[TABLE_DENIED]);
     let mut error = StoreError::from(failed);
     if is_denied {
         error.what += &format!(
@@ -256,11 +257,7 @@ impl Identity {
     pub(super) async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
         let variables = Variables(session.rows(Variables::QUERY).await?);
         let value = |name| variables.value(name);
-        let version = format!("{} {}", value("version"), value("version_comment"));
-        let caches = ["TiDB", "Vitess"]
-            .into_iter()
-            .find(|make| version.to_ascii_lowercase().contains(&make.to_ascii_lowercase()))
-            .map(|make| format!("{make} ({version})"));
+        let not_rising = NotRising::recognise(value("version"), value("version_comment"));
         let is_logged = variables.is("log_bin", "ON");
         if is_logged && variables.is("binlog_format", "STATEMENT") && !faults::is_off(Switch::RowFormat) {
             return Err(statement_format(session.at()));
@@ -295,7 +292,7 @@ impl Identity {
                 members,
                 old_name,
                 is_row_logged: if has_format { "@@binlog_format <> 'STATEMENT'" } else { "TRUE" },
-                caches,
+                not_rising,
                 kind,
             }),
             Standing::Stray(why) => Err(stray(&session.at(), &why)),

@@ -42,6 +42,13 @@ pub(super) struct Failed {
     pub(super) error: StoreError,
 }
 
+impl Failed {
+    /// Whether the server refused it with one of `codes`.
+    pub(super) fn is(&self, codes: &[u16]) -> bool {
+        self.server.as_ref().is_some_and(|server| codes.contains(&server.code))
+    }
+}
+
 impl From<Failed> for StoreError {
     fn from(failed: Failed) -> Self {
         failed.error

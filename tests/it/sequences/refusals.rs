@@ -113,8 +113,10 @@ fn a_counter_of_another_server_is_refused() {
     let rest = load(&[server.port()], 1, 40);
     assert_eq!((rest.verdict().repeats, rest.verdict().errors > 0), (0, true));
     let refusal = server.get("/new");
-    assert!(refusal.body.contains("the old primary") && refusal.body.contains("seqsvr fence default"), "{refusal:?}");
-    crate::mysql::fence(&setup, &refusal.body, 999);
+    let words = ["the old primary", "seqsvr fence --skip IDS --yes"];
+    assert!(words.iter().all(|words| refusal.body.contains(words)), "{refusal:?}");
+    let (code, output) = setup.run(&["fence", "default", "--past", "999", "--yes"]);
+    assert!(code == 0 && output.starts_with("fenced default"), "{output}");
     server.wait_until_ready();
     assert_eq!(server.next(), 1_000);
 }

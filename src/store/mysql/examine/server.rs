@@ -15,13 +15,15 @@ pub(super) struct Facts {
     sources: Option<Answer<Vec<String>>>,
     /// How many servers replicate from it; `None` where that is not to be asked.
     replicas: Option<Answer<u64>>,
-    /// Its own row of Group Replication's members, and how many are online.
-    member: Option<Answer<(Line, usize)>>,
+    /// Group Replication's members; `is_me` is 1 in its own row.
+    members: Option<Answer<Vec<Line>>>,
 }
 
 const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'hostname', 'port', \
      'read_only', 'super_read_only', 'innodb_read_only', 'innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', \
-     'innodb_doublewrite', 'auto_increment_increment', 'auto_increment_offset', 'wsrep_on', 'group_replication_group_name')";
+     'innodb_doublewrite', 'auto_increment_increment', 'auto_increment_offset', 'wsrep_on', 'wsrep_provider_options', 'binlog_format', \
+     'group_replication_group_name', 'group_replication_single_primary_mode', 'group_replication_start_on_boot', \
+     'group_replication_bootstrap_group')";
 
 const STATUS: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN ('slaves_connected', 'wsrep_cluster_size', \
      'wsrep_cluster_status', 'wsrep_local_state_comment', 'wsrep_ready', 'rpl_semi_sync_master_status', \
@@ -49,10 +51,7 @@ impl Facts {
             return Ok(facts);
         }
         if !facts.value("group_replication_group_name").is_empty() {
-            let online = |lines: &[Line]| lines.iter().filter(|line| text(line, "state") == "ONLINE").count();
-            let own = |lines: &[Line]| lines.iter().find(|line| text(line, "is_me") == "1").cloned();
-            let members = ask(session, MEMBERS).await?;
-            facts.member = Some(members.map(|lines| (own(&lines).unwrap_or_default(), online(&lines))));
+            facts.members = Some(ask(session, MEMBERS).await?);
             return Ok(facts);
         }
         // The second is for MySQL before 8.0.22.
@@ -110,6 +109,8 @@ impl Facts {
             return findings;
         }
         findings.push(self.role());
+        findings.extend(self.cluster_settings());
+        findings.extend(self.binlog_format());
         findings.extend(self.durability());
         findings.push(self.auto_increment());
         findings
@@ -121,8 +122,8 @@ impl Facts {
         if self.is_on("wsrep_on") {
             return self.galera();
         }
-        if let Some(member) = &self.member {
-            return group_replication(member);
+        if let Some(members) = &self.members {
+            return self.group_replication(members);
         }
         let sources = self.sources.as_ref().and_then(|sources| sources.as_ref().ok());
         let source = sources.filter(|sources| !sources.is_empty()).map(|sources| sources.join(", "));
@@ -188,11 +189,118 @@ impl Facts {
             Finding::warn(
                 "role",
                 found,
-                "with fewer than 3 nodes the end of one can stop the cluster: add one, or garbd",
+                "with fewer than 3 nodes the end of one can stop the cluster: add one, or garbd. If there should be more, see that \
+                 this is not a part that was split off",
             )
         } else {
             Finding::ok("role", found)
         }
+    }
+
+    fn group_replication(&self, members: &Answer<Vec<Line>>) -> Finding {
+        const WHAT: &str = "role";
+        let members = match members {
+            Ok(found) => found,
+            Err(why) => {
+                let advice = "nothing is leased before it may be read: GRANT SELECT ON \
+                              performance_schema.replication_group_members, and SELECT ON \
+                              performance_schema.replication_group_member_stats to the account";
+                return Finding::fail(WHAT, format!("could not be read: {why}"), advice);
+            }
+        };
+        let count = |state: &str| members.iter().filter(|line| text(line, "state") == state).count();
+        let online = count("ONLINE");
+        let own = members.iter().find(|line| text(line, "is_me") == "1");
+        let (state, role) = own.map_or(("OFFLINE", ""), |line| (text(line, "state"), text(line, "role")));
+        let is_multi = self.value("group_replication_single_primary_mode").eq_ignore_ascii_case("OFF");
+        let mode = if is_multi { ", multi-primary" } else { "" };
+        let found = format!("Group Replication{mode}, {online} of {} online, this one {state} {role}", members.len());
+        if state != "ONLINE" && !self.is_on("read_only") {
+            return Finding::fail(
+                WHAT,
+                format!("{found}, and it takes writes"),
+                "it is outside of its group: what the group leased since is unknown here. START GROUP_REPLICATION, or shut it \
+                 down; and set group_replication_start_on_boot = ON",
+            );
+        }
+        if state != "ONLINE" || role != "PRIMARY" {
+            return Finding::fail(
+                WHAT,
+                found,
+                "this member takes no writes: let mysql.host name the primary, or a router",
+            );
+        }
+        if 2 * online <= members.len() {
+            return Finding::fail(
+                WHAT,
+                found,
+                "the group has no majority, so every commit waits: bring the other members back",
+            );
+        }
+        if online < 3 {
+            return Finding::warn(WHAT, found, "with fewer than 3 members the end of one can stop the group: add one");
+        }
+        Finding::ok(WHAT, found)
+    }
+
+    /// What lets a part of a cluster go on by itself.
+    fn cluster_settings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if self.members.is_some() {
+            if self.is_on("group_replication_bootstrap_group") {
+                findings.push(Finding::fail(
+                    "group_replication_bootstrap_group",
+                    "ON",
+                    "after a restart this member makes a second group of the same name: SET GLOBAL \
+                     group_replication_bootstrap_group = OFF, and in its configuration",
+                ));
+            }
+            if !self.is_on("group_replication_start_on_boot") {
+                findings.push(Finding::warn(
+                    "group_replication_start_on_boot",
+                    "OFF",
+                    "after a restart this member takes writes outside of its group, until somebody starts it: SET PERSIST \
+                     group_replication_start_on_boot = ON, or super_read_only = ON in its configuration",
+                ));
+            }
+        }
+        if self.is_on("wsrep_on") {
+            let options = self.value("wsrep_provider_options");
+            let is_set = |name: &str| {
+                let value =
+                    options.split(';').find_map(|option| option.trim().strip_prefix(name)?.trim().strip_prefix('='));
+                value.is_some_and(|value| {
+                    matches!(value.trim().to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")
+                })
+            };
+            for name in ["pc.ignore_quorum", "pc.ignore_sb"].into_iter().filter(|name| is_set(name)) {
+                findings.push(Finding::fail(
+                    name,
+                    "on",
+                    "a cluster that is cut in two goes on in both parts; nodes lease only from the one with most of the recorded \
+                     members. Turn it off in wsrep_provider_options",
+                ));
+            }
+        }
+        findings
+    }
+
+    fn binlog_format(&self) -> Option<Finding> {
+        const WHAT: &str = "binlog_format";
+        if !self.is_on("log_bin") {
+            return None;
+        }
+        let value = self.value(WHAT);
+        Some(if value.eq_ignore_ascii_case("STATEMENT") {
+            Finding::fail(
+                WHAT,
+                value,
+                "replicas would not have the leases, and nothing is leased. SET GLOBAL binlog_format = 'ROW', and in its \
+                 configuration; then rebuild the replicas",
+            )
+        } else {
+            Finding::ok(WHAT, value)
+        })
     }
 
     fn durability(&self) -> Vec<Finding> {
@@ -256,30 +364,6 @@ impl Facts {
              mind (seqsvr migrate --counter)",
         )
     }
-}
-
-fn group_replication(member: &Answer<(Line, usize)>) -> Finding {
-    let (line, online) = match member {
-        Ok(found) => found,
-        Err(why) => {
-            let advice =
-                "for this look alone: GRANT SELECT ON performance_schema.replication_group_members to the account";
-            return Finding::unreadable("role", why, advice);
-        }
-    };
-    let (state, role) = (text(line, "state"), text(line, "role"));
-    let found = format!("Group Replication, {online} online, this one {state} {role}");
-    if state != "ONLINE" || role != "PRIMARY" {
-        return Finding::fail(
-            "role",
-            found,
-            "this member takes no writes: let mysql.host name the primary, or a router",
-        );
-    }
-    if *online < 3 {
-        return Finding::warn("role", found, "with fewer than 3 members the end of one can stop the group: add one");
-    }
-    Finding::ok("role", found)
 }
 
 fn is_syntax(why: &str) -> bool {
@@ -353,13 +437,17 @@ mod tests {
                 ("wsrep_ready", ready),
             ])
         };
-        let member = |state: &str, role: &str, online| {
-            let line = [("state", state), ("role", role)].map(|(name, value)| (name.to_owned(), value.to_owned()));
-            Facts {
-                member: Some(Ok((Line::from(line), online))),
-                ..facts(&[("group_replication_group_name", "g"), ("super_read_only", "ON")])
-            }
+        let group = |state: &str, role: &str, others: &[&str], read_only: &str| {
+            let line = |state: &str, role: &str, is_me: &str| {
+                let line = [("state", state), ("role", role), ("is_me", is_me)];
+                Line::from(line.map(|(name, value)| (name.to_owned(), value.to_owned())))
+            };
+            let mut members = vec![line(state, role, "1")];
+            members.extend(others.iter().map(|state| line(state, "SECONDARY", "0")));
+            let settings = [("group_replication_group_name", "g"), ("read_only", read_only)];
+            Facts { members: Some(Ok(members)), ..facts(&settings) }
         };
+        let member = |state: &str, role: &str, online: usize| group(state, role, &vec!["ONLINE"; online - 1], "ON");
         let semi = [("rpl_semi_sync_source_status", "ON"), ("rpl_semi_sync_source_clients", "1")];
         let denied = || "error 1227: Access denied".to_owned();
         for (facts, verdict, words) in [
@@ -384,15 +472,45 @@ mod tests {
             (galera("2", "Primary", "Synced", "ON"), Verdict::Warn, "add one"),
             (galera("3", "Primary", "Donor/Desynced", "ON"), Verdict::Warn, "Donor"),
             (galera("1", "non-Primary", "Initialized", "OFF"), Verdict::Fail, "cut off"),
-            (member("ONLINE", "PRIMARY", 3), Verdict::Ok, "3 online"),
+            (member("ONLINE", "PRIMARY", 3), Verdict::Ok, "3 of 3 online"),
+            (
+                group("ONLINE", "PRIMARY", &["UNREACHABLE"; 2], "OFF"),
+                Verdict::Fail,
+                "1 of 3 online, this one ONLINE PRIMARY -> the group has no majority",
+            ),
+            (group("OFFLINE", "", &[], "OFF"), Verdict::Fail, "takes writes -> it is outside of its group"),
             (member("ONLINE", "PRIMARY", 2), Verdict::Warn, "add one"),
             (member("ONLINE", "SECONDARY", 3), Verdict::Fail, "the primary"),
             (member("ERROR", "", 2), Verdict::Fail, "ERROR"),
-            (Facts { member: Some(Err("error 1142".into())), ..facts(&[]) }, Verdict::Warn, "performance_schema"),
+            (Facts { members: Some(Err("error 1142".into())), ..facts(&[]) }, Verdict::Fail, "performance_schema"),
         ] {
             let (found, told) = row(&facts, "role");
             assert!(found == verdict && told.contains(words), "{verdict:?} {words}: {found:?} {told}");
         }
+    }
+
+    #[test]
+    fn what_lets_a_part_of_a_cluster_go_on_is_told() {
+        let group = |changes: &[(&str, &str)]| Facts { members: Some(Ok(Vec::new())), ..facts(changes) };
+        for (facts, what, verdict) in [
+            (group(&[("group_replication_bootstrap_group", "ON")]), "group_replication_bootstrap_group", Verdict::Fail),
+            (group(&[]), "group_replication_start_on_boot", Verdict::Warn),
+            (
+                facts(&[
+                    ("wsrep_on", "ON"),
+                    ("wsrep_provider_options", "gcs.x = 1; pc.ignore_quorum = true; pc.y = 1"),
+                ]),
+                "pc.ignore_quorum",
+                Verdict::Fail,
+            ),
+            (facts(&[("binlog_format", "STATEMENT")]), "binlog_format", Verdict::Fail),
+            (facts(&[("binlog_format", "MIXED")]), "binlog_format", Verdict::Ok),
+        ] {
+            assert_eq!(row(&facts, what).0, verdict, "{what}");
+        }
+        let off =
+            facts(&[("wsrep_on", "ON"), ("wsrep_provider_options", "pc.ignore_quorum = false; pc.ignore_sb = 0")]);
+        assert!(off.judge().iter().all(|finding| !finding.what.starts_with("pc.")));
     }
 
     #[test]

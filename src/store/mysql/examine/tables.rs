@@ -2,6 +2,7 @@
 
 use super::super::super::finding::Finding;
 use super::super::database::{CREATE_GENERATOR_TABLE, CREATE_META, CREATE_SEQUENCE};
+use super::super::engines::{Fault, Stored};
 use super::super::ticket::largest;
 use super::super::{Session, StoreError};
 use super::{Answer, Line, ask, first, text};
@@ -53,7 +54,7 @@ const UNIQUE: [(&str, &str); 4] = [(GENERATOR, "id"), (GENERATOR, "uuid"), (META
 pub(super) struct Facts {
     /// `CURRENT_USER()` and `DATABASE()`.
     account: (String, String),
-    /// `TABLE_NAME`, `ENGINE`, and `age`: the seconds since the table was made.
+    /// `TABLE_NAME`, `TABLE_TYPE`, `ENGINE`, `TRANSACTIONS` of the engine, and `age`: the seconds since the table was made.
     tables: Answer<Vec<Line>>,
     /// As `information_schema.COLUMNS` has them.
     columns: Answer<Vec<Line>>,
@@ -73,8 +74,9 @@ impl Facts {
         let account = first(ask(session, "SELECT CURRENT_USER() AS user, DATABASE() AS db").await?);
         let account = account.ok().flatten().unwrap_or_default();
         let tables = format!(
-            "SELECT TABLE_NAME AS table_name, ENGINE AS engine, TIMESTAMPDIFF(SECOND, CREATE_TIME, NOW()) AS age \
-             FROM information_schema.TABLES {OF_OURS}"
+            "SELECT TABLE_NAME AS table_name, TABLE_TYPE AS table_type, t.ENGINE AS engine, TRANSACTIONS AS transactions, \
+             TIMESTAMPDIFF(SECOND, CREATE_TIME, NOW()) AS age FROM information_schema.TABLES t \
+             LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE {OF_OURS}"
         );
         let columns = format!(
             "SELECT TABLE_NAME AS table_name, COLUMN_NAME AS column_name, COLUMN_TYPE AS column_type, EXTRA AS extra, \
@@ -174,9 +176,15 @@ impl Facts {
     fn definition(&self, table: &str, ddl: &str) -> Finding {
         let what = format!("table {table}");
         let mut wrong = Vec::new();
-        let engine = self.table(table).map_or("", |line| text(line, "engine"));
-        if !engine.eq_ignore_ascii_case("InnoDB") {
-            wrong.push(format!("its engine is {engine}, which is not durable as InnoDB is"));
+        let line = self.table(table).cloned().unwrap_or_default();
+        let stored = Stored {
+            table,
+            kind: text(&line, "table_type"),
+            engine: text(&line, "engine"),
+            transactions: text(&line, "transactions"),
+        };
+        if let Some(Fault { found, advice }) = stored.fault() {
+            return Finding::fail(&what, found, advice);
         }
         for (column, wanted) in columns(ddl) {
             let Some(line) = self.column(table, column) else {
@@ -200,7 +208,10 @@ impl Facts {
         };
         let twice = UNIQUE.iter().filter(|(of, column)| *of == table && !is_unique(column));
         wrong.extend(twice.map(|(_, column)| format!("the column {column} has no unique index")));
-        if wrong.is_empty() {
+        if wrong.is_empty() && !stored.is_innodb() {
+            let found = format!("its engine is {}, whose durability is not checked", stored.engine);
+            Finding::warn(&what, found, format!("ALTER TABLE {table} ENGINE=InnoDB"))
+        } else if wrong.is_empty() {
             Finding::ok(&what, "as it should be")
         } else {
             Finding::fail(&what, wrong.join("; "), format!("ALTER TABLE {table}, to be as: {}", on_one_line(ddl)))
@@ -265,11 +276,14 @@ mod tests {
                 columns_found.extend(lines(&[row]));
             }
         }
-        let tables = TABLES.map(|(table, ..)| [("table_name", table), ("engine", "InnoDB"), ("age", "60")]);
+        let tables = TABLES.map(|(table, ..)| {
+            let stored = [("table_type", "BASE TABLE"), ("engine", "InnoDB"), ("transactions", "YES")];
+            [("table_name", table), ("age", "60"), stored[0], stored[1], stored[2]]
+        });
         let unique = UNIQUE.map(|(table, column)| [("table_name", table), ("column_name", column)]);
         Facts {
             account: ("ids@%".into(), "sequence".into()),
-            tables: Ok(lines(&tables.each_ref().map(<[_; 3]>::as_slice))),
+            tables: Ok(lines(&tables.each_ref().map(<[_; 5]>::as_slice))),
             columns: Ok(columns_found),
             unique: Ok(lines(&unique.each_ref().map(<[_; 2]>::as_slice))),
             denied: Vec::new(),
@@ -320,8 +334,15 @@ mod tests {
         let mut facts = healthy();
         facts.unique.as_mut().unwrap().retain(|line| text(line, "column_name") != "uuid");
         assert!(row(&facts, "table generator_table").found.contains("uuid has no unique index"));
-        facts.tables.as_mut().unwrap()[0].insert("engine".into(), "MyISAM".into());
-        assert!(row(&facts, "table generator_table").found.contains("MyISAM"));
+        let set = |name: &str, value: &str| {
+            let mut facts = healthy();
+            facts.tables.as_mut().unwrap()[0].insert(name.into(), value.into());
+            row(&facts, "table generator_table")
+        };
+        assert_eq!(set("transactions", "NO").verdict, Verdict::Fail);
+        assert_eq!(set("table_type", "VIEW").verdict, Verdict::Fail);
+        let other = set("engine", "ROCKSDB");
+        assert!(other.verdict == Verdict::Warn && other.found.contains("not checked"), "{other:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable;
 use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Recorded};
 use super::super::super::{Fence, Script};
 use super::super::counter::{MOVED as WHY, unrecorded};
-use super::super::database::{MOVED, Opened};
+use super::super::database::{MOVED, Opened, are_on};
 use super::super::identity::{quoted, statement_format};
 use super::super::{Identity, Session};
 use super::{
@@ -76,7 +76,7 @@ impl Tickets {
             session.is_useless = true;
             return Err(statement_format(session.at()));
         }
-        if !is_proven {
+        if !is_proven || (server != opened.identity.name && are_on(&[Switch::Epoch, Switch::Fence])) {
             return Err(opened.moved(&session.at()));
         }
         let (max, increment) = (max.unwrap_or(0), increment.max(1));
