@@ -45,6 +45,7 @@ impl Cluster {
         &self.nodes[i]
     }
 
+    /// All nodes, in order.
     pub fn all(&self) -> [&Database; NODES] {
         std::array::from_fn(|i| &self.nodes[i])
     }

@@ -60,6 +60,7 @@ impl Group {
         &self.members[i]
     }
 
+    /// All members, in order.
     pub fn all(&self) -> [&Database; MEMBERS] {
         std::array::from_fn(|i| &self.members[i])
     }
