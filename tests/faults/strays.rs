@@ -276,6 +276,7 @@ pub fn galera_without_a_provider(run: &Run) -> Outcome {
             let is_seen = leases(&new, "not_fenced") > 0.0;
             (is_seen && new.get("/readyz").status == 503).then_some(())
         });
+        issued.rows += 1;
     } else {
         new.wait_until_ready();
         issued.take_in("wsrep_on=ON, no provider", &take(&new, OF_NEW));
