@@ -117,7 +117,9 @@ impl<'a> Issued<'a> {
         let at_other = start(&node(self.run, &[one]));
         let of_all = start(&node(self.run, &[stray, one, two]));
         let nodes = [&at_stray, &at_other, &of_all];
-        nodes.iter().for_each(|node| self.try_take(node, OF_NEW));
+        for node in nodes {
+            self.try_take(node, OF_NEW);
+        }
         split();
         if self.run.is_guarded() {
             self.refuses(&at_stray, row);
@@ -178,7 +180,9 @@ pub fn group_failover(run: &Run) -> Outcome {
     let nodes = [[0, 1, 2], [2, 0, 1]].map(|hosts| issued.take_from(&hosts.map(|i| group.member(i))));
     let load = || {
         let mut all = Checker::default();
-        nodes.iter().for_each(|node| all.merge(take(node, OF_NEW)));
+        for node in &nodes {
+            all.merge(take(node, OF_NEW));
+        }
         all
     };
     for _ in 0..run.rounds(3, 1) {

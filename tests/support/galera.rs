@@ -104,9 +104,13 @@ impl Cluster {
         std::fs::write(self.saved_state(i), state.replace("safe_to_bootstrap: 0", "safe_to_bootstrap: 1"))
             .expect("the saved state is written");
         let arguments = [NEW_CLUSTER, &format!("--wsrep-start-position={position}")];
-        arguments.iter().for_each(|arg| self.nodes[i].add_arg(arg));
+        for arg in arguments {
+            self.nodes[i].add_arg(arg);
+        }
         self.rejoin(i);
-        arguments.iter().for_each(|arg| self.nodes[i].forget_arg(arg));
+        for arg in arguments {
+            self.nodes[i].forget_arg(arg);
+        }
     }
 
     /// Makes node `i`, which is isolated, a cluster of its own.
