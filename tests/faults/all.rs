@@ -2,7 +2,7 @@
 
 use crate::rig::Fault;
 use crate::{
-    clock, clusters, counters, database, failback, kills, memory, network, nodes, replication, stores, tables,
+    clock, clusters, counters, database, failback, kills, memory, network, nodes, replication, stores, strays, tables,
 };
 
 pub const ALL: &[Fault] = &[
@@ -22,6 +22,11 @@ pub const ALL: &[Fault] = &[
     Fault { name: "interrupted_commands", guards: "", run: counters::interrupted_commands },
     Fault { name: "first_starts_at_once", guards: "", run: counters::first_starts_at_once },
     Fault { name: "cluster_partition", guards: "", run: clusters::cluster_partition },
+    Fault { name: "group_failover", guards: "", run: strays::group_failover },
+    Fault { name: "outside_of_its_group", guards: "evidence", run: strays::outside_of_its_group },
+    Fault { name: "a_member_that_lags", guards: "evidence", run: strays::a_member_that_lags },
+    Fault { name: "a_part_of_a_galera_cluster", guards: "evidence", run: strays::a_part_of_a_galera_cluster },
+    Fault { name: "galera_without_a_provider", guards: "epoch,evidence", run: strays::galera_without_a_provider },
     Fault { name: "a_row_that_does_not_match", guards: "own_ok", run: counters::a_row_that_does_not_match },
     Fault { name: "deleted_and_created_again", guards: "tombstone,mark", run: counters::deleted_and_created_again },
     Fault { name: "given_back_behind_others", guards: "give_back,mark", run: nodes::given_back_behind_others },

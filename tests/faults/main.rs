@@ -19,6 +19,7 @@ mod replication;
 #[allow(dead_code)] // make torture reads the rest
 mod rig;
 mod stores;
+mod strays;
 mod tables;
 
 use rig::Run;
@@ -61,6 +62,11 @@ tests! {
     interrupted_commands
     first_starts_at_once
     cluster_partition
+    group_failover
+    outside_of_its_group
+    a_member_that_lags
+    a_part_of_a_galera_cluster
+    galera_without_a_provider
     a_row_that_does_not_match
     deleted_and_created_again
     given_back_behind_others

@@ -71,10 +71,14 @@ impl Run {
     /// A node on the database at `port`. It holds few ids, so that it leases often, and waits for long for them; where a guard
     /// is off others may refuse, and nobody waits for long.
     pub fn node(&self, port: u16, layout: Layout) -> Setup {
-        let config = format!("{SEED_CONFIG}\n{}\n", layout.sequences());
+        self.node_of(&format!("tcp(127.0.0.1:{port})"), layout.sequences())
+    }
+
+    /// As [`Run::node`], with these hosts and this line of the configuration.
+    pub fn node_of(&self, hosts: &str, sequences: &str) -> Setup {
         let setup = self
-            .setup(Setup::new(&config))
-            .env("SEQSVR_MYSQL__HOST", &format!("tcp(127.0.0.1:{port})"))
+            .setup(Setup::new(&format!("{SEED_CONFIG}\n{sequences}\n")))
+            .env("SEQSVR_MYSQL__HOST", hosts)
             .env("SEQSVR_REFILL__MAX_BLOCK", "5000");
         if self.is_guarded() { setup.patient() } else { setup }
     }

@@ -26,6 +26,7 @@ mod nodes;
 mod replication;
 mod rig;
 mod stores;
+mod strays;
 mod tables;
 
 use std::process::ExitCode;

@@ -19,7 +19,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,9 +94,7 @@ impl Database {
 
     /// Like [`Database::start_with`], with `path` as the server's PATH.
     pub(super) fn start_in(flavor: Flavor, args: &[&str], path: Option<OsString>) -> Self {
-        let installation = Installation::of(flavor);
-        let args = args.iter().map(ToString::to_string).collect();
-        let mut database = Self::stopped(installation, args, path, &installation.template);
+        let mut database = Self::prepare(flavor, args, path);
         for _ in 0..PORT_TRIES {
             database.port = free_port();
             match database.try_run() {
@@ -106,6 +104,21 @@ impl Database {
             }
         }
         panic!("{PORT_TRIES} free ports in turn were taken before {flavor:?} could bind them");
+    }
+
+    /// Like [`Database::start_with`], on a port that the caller has chosen.
+    pub(super) fn start_at(port: u16, flavor: Flavor, args: &[&str]) -> Self {
+        let mut database = Self::prepare(flavor, args, None);
+        database.port = port;
+        database.restart();
+        database
+    }
+
+    /// A server that has its data directory and does not run yet.
+    fn prepare(flavor: Flavor, args: &[&str], path: Option<OsString>) -> Self {
+        let installation = Installation::of(flavor);
+        let args = args.iter().map(ToString::to_string).collect();
+        Self::stopped(installation, args, path, &installation.template)
     }
 
     /// A server that does not run yet and has no port, on a copy of `data`.
@@ -131,7 +144,7 @@ impl Database {
         self.kill();
         let mut args = self.args.clone();
         args.push(format!("--bind-address={CLONE_ADDRESS}"));
-        let mut clone = Self::stopped(self.installation, args, self.path.clone(), &self.data());
+        let mut clone = Self::stopped(self.installation, args, self.path.clone(), &self.data_dir());
         clone.port = self.port;
         self.restart();
         clone.restart();
@@ -143,17 +156,18 @@ impl Database {
     pub(super) fn copy_data_of(&mut self, other: &mut Self) {
         self.kill();
         other.kill();
-        let (data, id) = (self.data(), self.data().join("auto.cnf"));
+        let (data, id) = (self.data_dir(), self.data_dir().join("auto.cnf"));
         // `MariaDB` has none.
         let own_id = fs::read(&id);
         fs::remove_dir_all(&data).expect("can't remove the old data");
-        copy_folder(&other.data(), &data);
+        copy_folder(&other.data_dir(), &data);
         if let Ok(own_id) = own_id {
             fs::write(&id, own_id).expect("can't write the server's id");
         }
     }
 
-    fn data(&self) -> PathBuf {
+    /// The data directory.
+    pub(super) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -230,17 +244,22 @@ impl Database {
         run_query(&self.socket, sql).await.unwrap_or_else(|error| panic!("query `{sql}`: {error}"))
     }
 
-    /// Starts the server and waits until it answers a query.
-    fn try_run(&mut self) -> Result<(), StartFailure> {
-        // What a killed server leaves behind. The lock file names its process id, which
-        // by now may be another process's: the server would refuse to start.
-        for stale in [self.socket.clone(), self.folder.path().join("sock.lock")] {
-            let _ = fs::remove_file(stale);
-        }
+    /// Runs the server, which must not run, with one more argument that makes it end by itself. Returns its log.
+    pub(super) fn run_once(&self, arg: &str) -> String {
         let log = self.folder.path().join("log");
+        let mut command = self.command();
+        log_to(command.arg(arg), &log);
+        let status = spawn(command).and_then(|mut child| child.wait()).expect("can't run the database");
+        let text = String::from_utf8_lossy(&fs::read(&log).expect("its log")).into_owned();
+        assert!(status.success(), "{arg}: {status}; the end of the log:\n{}", tail(&text));
+        text
+    }
+
+    /// The server's command with all its arguments.
+    fn command(&self) -> Command {
         let mut command = self.installation.server();
         command
-            .arg(path_arg("--datadir=", &self.data()))
+            .arg(path_arg("--datadir=", &self.data_dir()))
             .arg(path_arg("--socket=", &self.socket))
             .arg(path_arg("--tmpdir=", &self.folder.path().join("tmp")))
             .arg(path_arg("--pid-file=", &self.folder.path().join("pid")))
@@ -251,6 +270,18 @@ impl Database {
         if let Some(path) = &self.path {
             command.env("PATH", path);
         }
+        command
+    }
+
+    /// Starts the server and waits until it answers a query.
+    fn try_run(&mut self) -> Result<(), StartFailure> {
+        // What a killed server leaves behind. The lock file names its process id, which
+        // by now may be another process's: the server would refuse to start.
+        for stale in [self.socket.clone(), self.folder.path().join("sock.lock")] {
+            let _ = fs::remove_file(stale);
+        }
+        let log = self.folder.path().join("log");
+        let mut command = self.command();
         log_to(&mut command, &log);
         self.child = Some(spawn(command).expect("can't start the database"));
 

@@ -6,10 +6,12 @@
 use std::env;
 use std::ffi::OsString;
 use std::iter;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::database::{Database, Flavor};
 use super::process::unpacked;
-use super::server::{eventually, steady_ports};
+use super::server::{eventually, eventually_within, steady_ports};
 use super::sql;
 
 const NODES: usize = 3;
@@ -43,6 +45,11 @@ impl Cluster {
         &self.nodes[i]
     }
 
+    /// All nodes, in order.
+    pub fn all(&self) -> [&Database; NODES] {
+        std::array::from_fn(|i| &self.nodes[i])
+    }
+
     /// Cuts node `i` off from the others, not from its clients. When it returns, both sides know: the node refuses writes
     /// (1047), and the others take them.
     pub fn isolate(&self, i: usize) {
@@ -74,13 +81,86 @@ impl Cluster {
         self.wait_until_synced(i);
     }
 
+    /// Ends node `i` and starts it again with a new copy of what the others have.
+    pub fn rejoin_with_new_data(&mut self, i: usize) {
+        self.nodes[i].kill();
+        std::fs::remove_file(self.saved_state(i)).expect("a node has a saved state");
+        // By the last view that it saved, a node that was alone goes on alone.
+        let _ = std::fs::remove_file(self.nodes[i].data_dir().join("gvwstate.dat"));
+        // With the data comes the log of the last transactions, and a member that left by isolation must not be among them: the
+        // new node would end with "Unsupported CC action version".
+        let fill = "FOR n IN 1..500 DO REPLACE INTO filler.t VALUES (n); END FOR";
+        let table = "CREATE DATABASE IF NOT EXISTS filler; CREATE TABLE IF NOT EXISTS filler.t (n INT PRIMARY KEY)";
+        sql(&self.nodes[(i + 1) % NODES], &format!("{table}; BEGIN NOT ATOMIC {fill}; END"));
+        self.rejoin(i);
+    }
+
+    /// Makes node `i`, which was killed, a cluster of its own that has the old cluster's UUID: `galera_new_cluster` does so
+    /// on the node that it is run on.
+    pub fn bootstrap(&mut self, i: usize) {
+        let log = self.nodes[i].run_once("--wsrep-recover");
+        let position = log.lines().find_map(|line| line.split_once("Recovered position: ")).expect("a position").1;
+        let state = std::fs::read_to_string(self.saved_state(i)).expect("a node has a saved state");
+        std::fs::write(self.saved_state(i), state.replace("safe_to_bootstrap: 0", "safe_to_bootstrap: 1"))
+            .expect("the saved state is written");
+        let arguments = [NEW_CLUSTER, &format!("--wsrep-start-position={position}")];
+        for arg in arguments {
+            self.nodes[i].add_arg(arg);
+        }
+        self.rejoin(i);
+        for arg in arguments {
+            self.nodes[i].forget_arg(arg);
+        }
+    }
+
+    /// Makes node `i`, which is isolated, a cluster of its own.
+    pub fn make_primary(&self, i: usize) {
+        self.set_option(i, "pc.bootstrap=1");
+        self.wait_until_synced(i);
+    }
+
+    /// Whether the nodes take writes however few of them are connected. Without a quorum to wait for, the parts of a cluster
+    /// that is cut apart all go on.
+    pub fn ignore_quorum(&self, is_ignored: bool) {
+        (0..NODES).for_each(|i| self.set_option(i, &format!("pc.ignore_quorum={is_ignored}")));
+    }
+
+    /// Like [`Cluster::isolate`] while [`Cluster::ignore_quorum`]; when it returns, the node is a cluster of its own.
+    pub fn split_off(&self, i: usize) {
+        self.set_isolated(i, true);
+        eventually("the node is alone", || (self.status(i, "cluster_size") == "1").then_some(()));
+        self.wait_until_synced(i);
+    }
+
+    /// Whether what node `i` commits on new connections goes to the others. Its connections are closed.
+    pub fn replicate(&self, i: usize, is_on: bool) {
+        sql(&self.nodes[i], &format!("SET GLOBAL wsrep_on = {is_on}"));
+        let connections = "SELECT id FROM information_schema.processlist WHERE db = 'sequence'";
+        for id in sql(&self.nodes[i], connections).concat() {
+            // A connection may have ended by itself.
+            sql(
+                &self.nodes[i],
+                &format!("BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END; KILL {id}; END"),
+            );
+        }
+    }
+
+    /// The file that says whether and where node `i` ended.
+    fn saved_state(&self, i: usize) -> PathBuf {
+        self.nodes[i].data_dir().join("grastate.dat")
+    }
+
+    fn set_option(&self, i: usize, option: &str) {
+        sql(&self.nodes[i], &format!("SET GLOBAL wsrep_provider_options = '{option}'"));
+    }
+
     fn set_isolated(&self, i: usize, is_isolated: bool) {
-        let value = u8::from(is_isolated);
-        sql(&self.nodes[i], &format!("SET GLOBAL wsrep_provider_options = 'gmcast.isolate={value}'"));
+        self.set_option(i, &format!("gmcast.isolate={}", u8::from(is_isolated)));
     }
 
     fn wait_until_synced(&self, i: usize) {
-        eventually("the node is synced", || {
+        // The state transfer is by programs that share the machine with other tests.
+        eventually_within(Duration::from_secs(60), "the node is synced", || {
             let is_synced = self.status(i, "local_state_comment") == "Synced";
             (is_synced && self.status(i, "ready") == "ON").then_some(())
         });
@@ -123,7 +203,7 @@ fn start_node(i: usize, port: u16, cluster_address: &str) -> Database {
 }
 
 /// The PATH on which the server finds the scripts that copy data, and these the system's programs.
-fn path_with(folder: &std::path::Path) -> OsString {
+fn path_with(folder: &Path) -> OsString {
     let known = env::var_os("PATH").unwrap_or_default();
     let folders = iter::once(folder.to_owned()).chain(env::split_paths(&known)).chain(["/usr/sbin".into()]);
     env::join_paths(folders).expect("no folder has a colon in its name")
@@ -154,4 +234,33 @@ fn a_cluster_goes_on_without_one_node_and_takes_it_back() {
     insert(cluster.node(2), 4);
     cluster.rejoin(0);
     assert_eq!(ids(cluster.node(0)), ["1", "3", "4"]);
+}
+
+#[test]
+fn a_node_can_become_a_cluster_of_its_own() {
+    let mut cluster = Cluster::start();
+    let uuid = |cluster: &Cluster, i| cluster.status(i, "cluster_state_uuid");
+    let assert_alone = |cluster: &Cluster, how: &str| {
+        assert_eq!(uuid(cluster, 2), uuid(cluster, 0), "{how}");
+        sql(cluster.node(2), "INSERT INTO sequence.t VALUES (2)");
+        assert!(sql(cluster.node(0), "SELECT id FROM sequence.t").is_empty(), "{how}");
+    };
+    sql(cluster.node(0), "CREATE TABLE sequence.t (id INT PRIMARY KEY)");
+    cluster.replicate(2, false);
+    assert_alone(&cluster, "replication is off");
+
+    cluster.rejoin_with_new_data(2);
+    assert!(sql(cluster.node(2), "SELECT id FROM sequence.t").is_empty());
+    cluster.isolate(2);
+    cluster.make_primary(2);
+    assert_alone(&cluster, "made primary");
+    sql(cluster.node(2), "DELETE FROM sequence.t");
+    cluster.kill(2);
+    cluster.bootstrap(2);
+    assert_alone(&cluster, "bootstrapped");
+
+    cluster.rejoin_with_new_data(2);
+    cluster.ignore_quorum(true);
+    cluster.split_off(2);
+    assert_alone(&cluster, "no quorum is needed");
 }

@@ -6,6 +6,7 @@ pub mod database;
 pub mod figures;
 pub mod fuse;
 pub mod galera;
+pub mod group;
 pub mod http;
 mod process;
 pub mod prometheus;

@@ -41,15 +41,25 @@ pub struct Pair {
 impl Pair {
     /// Starts both, which log rows; when it returns, the replica has all that the primary has.
     pub fn start(flavor: Flavor) -> Self {
-        Self::start_with(flavor, Format::Row)
+        Self::start_all(flavor, Format::Row, &[])
     }
 
     /// As [`Pair::start`], with another format of the log.
     pub fn start_with(flavor: Flavor, format: Format) -> Self {
+        Self::start_all(flavor, format, &[])
+    }
+
+    /// As [`Pair::start`], with further arguments for both servers.
+    pub fn start_with_args(flavor: Flavor, args: &[&str]) -> Self {
+        Self::start_all(flavor, Format::Row, args)
+    }
+
+    fn start_all(flavor: Flavor, format: Format, args: &[&str]) -> Self {
         let format = format!("--binlog-format={}", format.value());
         let start = |id: &str| {
             // It wins over the --skip-log-bin that stands before it.
-            Database::start_with(flavor, &[id, "--log-bin=binlog", &format])
+            let own = [id, "--log-bin=binlog", &format];
+            Database::start_with(flavor, &[&own, args].concat())
         };
         let (primary, replica) = std::thread::scope(|scope| {
             let replica = scope.spawn(|| start("--server-id=2"));

@@ -381,13 +381,18 @@ fn wait(child: &mut Child) -> Option<ExitStatus> {
 }
 
 /// Asks again and again, up to [`PATIENCE`]; panics with `what` if it never comes.
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, ask)
+}
+
+/// Like [`eventually`], for what may take longer.
+pub fn eventually_within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + patience;
     loop {
         if let Some(found) = ask() {
             return found;
         }
-        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < until, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
