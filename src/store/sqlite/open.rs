@@ -11,7 +11,7 @@
 //! A connection that is only dropped leaves the `-wal` where it is.
 
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
@@ -23,6 +23,9 @@ use crate::faults::{self, Guard as Switch};
 
 /// How long another process may hold the file: far longer than a commit takes, shorter than a lease may.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two tries of a checkpoint.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The layout below; a file with another number was written by another version.
 pub(super) const SCHEMA_VERSION: i64 = 3;
@@ -304,14 +307,25 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Writes all of the `-wal` into the file.
-pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get(0))?;
-    if is_busy {
-        Err(failure("another program reads it and keeps the -wal from being written back".into()))
-    } else {
-        Ok(())
+/// Writes all of the `-wal` into the file. Others may be at it, or read it.
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    let until = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        // It waits for readers and writers, but not for another checkpoint.
+        let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get(0))?;
+        if !is_busy {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(failure("another program reads it and keeps the -wal from being written back".to_owned()));
+        }
+        std::thread::sleep(PAUSE);
     }
+}
+
+/// Writes as much of the `-wal` into the file as others allow at once.
+pub(super) fn write_back(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
 
 fn failure(what: String) -> rusqlite::Error {
