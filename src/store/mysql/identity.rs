@@ -124,6 +124,7 @@ impl Kind {
     fn session(self, variables: &Variables) -> Option<&'static str> {
         match self {
             Self::Galera(_) => Some(GALERA_SESSION),
+            Self::Group if faults::is_off(Switch::Evidence) => None,
             Self::Group if variables.is("group_replication_single_primary_mode", "OFF") => Some(MULTI_PRIMARY_SESSION),
             _ => None,
         }
