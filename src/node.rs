@@ -227,14 +227,20 @@ impl Node {
     /// Raises the mark of `sequence` for a lease of `size` IDs up to `end` (exclusive), none of them above `max_id`. Whether
     /// [`save`](Self::save) must write that before one of them is issued: what is written would else be behind.
     pub fn raise_ahead(&self, sequence: &SequenceName, end: u64, size: u64, max_id: u64) -> bool {
+        let must_be_written = self.reserve(sequence, end, size, max_id);
+        self.raise_high_water_mark(sequence, end);
+        must_be_written
+    }
+
+    /// As [`raise_ahead`](Self::raise_ahead), for what is not issued: only what an operator fences past is raised.
+    pub fn reserve(&self, sequence: &SequenceName, end: u64, size: u64, max_id: u64) -> bool {
         let mut state = self.state();
         let written = state.written.get(sequence).copied().unwrap_or(0);
         if self.home.is_none() || end <= written || faults::is_off(Guard::WriteAhead) {
-            state.raise(sequence, end, end);
             return false;
         }
         let ahead = end.saturating_add(size.saturating_mul(LEASES_AHEAD)).min(max_id.saturating_add(1)).max(end);
-        state.raise(sequence, end, ahead);
+        state.raise(sequence, 0, ahead);
         true
     }
 

@@ -10,7 +10,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -176,6 +176,10 @@ pub const FENCE_ALL: &str = "Run once, for all sequences: seqsvr fence --skip ID
                              have lost: its rate times the replication lag (or the age of the backup), times ten, for gaps cost \
                              nothing";
 
+/// A block that is past the mark on the disk must be issued within this time of asking for it, or it is discarded: a node that
+/// hangs for longer may be taken for dead, and its mark for final. As long as a statement may take.
+const LEASE_VALID: Duration = Duration::from_secs(5);
+
 /// How long a lease waits for the disk to take the node's mark.
 const WRITE_AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -198,6 +202,7 @@ impl Guard {
     /// As [`BlockStore::lease`]; the blocks lie past everything that this node ever leased of the sequence.
     pub async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
         faults::point("lease-begins");
+        let began = Instant::now();
         let leased = self.store.lease(sequence, terms, want).await?;
         // Read now: opening another store, where that is allowed, forgets the marks of the old one.
         let mark = self.node.high_water_mark(sequence.as_str());
@@ -214,8 +219,15 @@ impl Guard {
             )
         })?;
         let size = leased.blocks.iter().map(|block| block.len()).sum();
+        if began.elapsed() > LEASE_VALID && self.node.reserve(sequence, end, size, terms.max_id) {
+            self.write_ahead().await;
+            return Err(self.expired(sequence, began));
+        }
         if self.node.raise_ahead(sequence, end, size, terms.max_id) {
             self.write_ahead().await;
+            if began.elapsed() > LEASE_VALID {
+                return Err(self.expired(sequence, began));
+            }
         }
         for block in &leased.blocks {
             // Before an id of it is handed out: who looks for ids that came from nowhere compares with these lines.
@@ -223,6 +235,17 @@ impl Guard {
         }
         faults::point("lease-publishes");
         Ok(Leased { mark, ..leased })
+    }
+
+    /// The error for a block that came so late that an operator may have fenced past this node's mark meanwhile, which did not
+    /// cover it: the process was stopped, or the database hung. The mark covers the next one.
+    fn expired(&self, sequence: &SequenceName, began: Instant) -> StoreError {
+        let what = format!(
+            "{}: a lease of sequence {sequence} took {} s: discarded, for somebody may have fenced past this node's mark meanwhile",
+            self.store.describe(),
+            began.elapsed().as_secs()
+        );
+        StoreError::new(ErrorKind::Conflict, what)
     }
 
     /// Writes the node's marks, which what was leased has passed. A lease does not depend on that: if `data_dir` does not take
