@@ -102,7 +102,7 @@ impl Sqlite {
         let turn = self.turn.clone().lock_owned().await;
         let _ = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            inner.slot().as_ref().map(|opened| open::checkpoint(&opened.connection))
+            inner.slot().as_ref().map(|opened| open::write_back(&opened.connection))
         })
         .await;
     }

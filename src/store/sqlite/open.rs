@@ -11,10 +11,10 @@
 //! A connection that is only dropped leaves the `-wal` where it is.
 
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::super::{ErrorKind, Purpose, Script, StoreError};
 use super::file::{self, FileSystem, Identity};
@@ -23,6 +23,9 @@ use crate::faults::{self, Guard as Switch};
 
 /// How long another process may hold the file: far longer than a commit takes, shorter than a lease may.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two tries of what SQLite does not wait for.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The layout below; a file with another number was written by another version.
 pub(super) const SCHEMA_VERSION: i64 = 3;
@@ -291,29 +294,45 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     // A -wal that goes away only with a clean close tells that something is missing if it is not there.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    let journal: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    let journal: String = patiently(|| connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // In KiB: a lease touches two rows.
     connection.pragma_update(None, "cache_size", -256)?;
     let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
     if !journal.eq_ignore_ascii_case("wal") || synchronous != 2 {
-        return Err(failure(format!(
-            "it does not keep what is durable: journal_mode={journal}, synchronous={synchronous}"
-        )));
+        let what = format!("it does not keep what is durable: journal_mode={journal}, synchronous={synchronous}");
+        return Err(failure(rusqlite::ffi::SQLITE_ERROR, what));
     }
     Ok(())
 }
 
 /// Writes all of the `-wal` into the file.
-pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get(0))?;
-    if is_busy {
-        Err(failure("another program reads it and keeps the -wal from being written back".into()))
-    } else {
-        Ok(())
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    patiently(|| {
+        let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get(0))?;
+        let what = "another program reads it and keeps the -wal from being written back";
+        if is_busy { Err(failure(rusqlite::ffi::SQLITE_BUSY, what.to_owned())) } else { Ok(()) }
+    })
+}
+
+/// Tries again what SQLite does not wait for by itself: another one's checkpoint, or change of the journal mode.
+fn patiently<T>(mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let until = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match work() {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
+                std::thread::sleep(PAUSE);
+            }
+            outcome => return outcome,
+        }
     }
 }
 
-fn failure(what: String) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR), Some(what))
+/// Writes as much of the `-wal` into the file as others allow at once.
+pub(super) fn write_back(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
+fn failure(code: i32, what: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(what))
 }
