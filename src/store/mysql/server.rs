@@ -60,7 +60,7 @@ pub(super) struct Server {
     is_away: AtomicBool,
     attempts: Semaphore,
     asked: tokio::sync::Mutex<Option<Asked>>,
-    /// What each session is set to besides, on a cluster.
+    /// The statement that also sets up each session, on a cluster.
     set_session: Mutex<Option<&'static str>>,
     /// The name of the lock by which another host shows that it is the same server.
     lock: String,
@@ -315,9 +315,8 @@ impl Server {
         tokio::spawn(async move { timeout(CONNECT_TIMEOUT, old.disconnect()).await });
     }
 
-    /// The hosts that are not the one of `session`, which has `identity`, and what each says of itself, or why it says nothing.
-    /// Asked once for all who want to know at about the same time: one that hangs has one such connection, and is waited for
-    /// once.
+    /// The hosts other than that of `session`, which has `identity`, and what each says of itself, or why it says nothing.
+    /// Callers at about the same time share one look: a host that hangs has one such connection, and is waited for once.
     pub(super) async fn others(
         self: &Arc<Self>,
         session: &mut Session<'_>,
@@ -356,11 +355,11 @@ impl Server {
         Ok(answers.map(|(n, answer)| (all[*n].clone(), answer.clone())).collect())
     }
 
-    /// Asks the host at the place `host` over a connection of its own.
+    /// Asks the host with the index `host` over a separate connection.
     async fn ask(&self, host: usize, asking: &Identity, evidence: &Evidence, has_meta: bool) -> Answer {
         let options = options(&self.config, &self.config.host.all()[host]);
         let conn = Conn::new(options).await.map_err(|error| error.to_string())?;
-        // No link has this number: what this host says is no news of the one that is used.
+        // No link has this number: an error of this host must not affect the one that is used.
         let origin = Origin { number: u64::MAX, host };
         let mut session = Session { conn, server: self, origin, is_useless: true, _turn: None };
         let status = HostStatus::ask(&mut session, asking, evidence, has_meta).await;
