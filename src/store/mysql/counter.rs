@@ -102,7 +102,7 @@ impl Counters {
                     if matches!(breach, Breach::NotFenced | Breach::Regressed) {
                         self.raise(session, opened, name, mark).await?;
                     }
-                    return Err(row.refusal(breach, name, (&session.at(), MOVED), present, mark));
+                    return Err(row.refusal(breach, name, (&session.at(), WHY_NOT_FENCED), present, mark));
                 }
             }
         }

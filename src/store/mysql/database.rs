@@ -186,7 +186,7 @@ impl Opened {
         if self.is_recorded(&recorded) || !are_on(&[Switch::Epoch]) {
             return Ok(recorded.epoch);
         }
-        let sql = self.raise(&recorded);
+        let sql = self.record(&recorded);
         if script.runs(|| sql.clone()) {
             session.execute(&sql).await?;
         }
@@ -201,7 +201,7 @@ impl Opened {
     }
 
     /// The statement that records the connected server, in a new epoch unless it is the recorded one.
-    fn raise(&self, recorded: &Recorded) -> String {
+    fn record(&self, recorded: &Recorded) -> String {
         let Identity { name, members, proof, .. } = &self.identity;
         let Recorded { epoch, server: before, members: members_before } = recorded;
         format!(
@@ -435,7 +435,7 @@ impl Database {
                 || !are_on(&[Switch::Epoch])
             {
                 return Ok(recorded.epoch);
-            } else if session.execute(&opened.raise(&recorded)).await?.affected_rows == 1
+            } else if session.execute(&opened.record(&recorded)).await?.affected_rows == 1
                 && !opened.is_recorded(&recorded)
             {
                 tracing::warn!(

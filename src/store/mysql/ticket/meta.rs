@@ -8,7 +8,7 @@ use mysql_async::prelude::Queryable;
 
 use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Recorded};
 use super::super::super::{Fence, Script};
-use super::super::counter::{MOVED as WHY, unrecorded};
+use super::super::counter::{WHY_NOT_FENCED, unrecorded};
 use super::super::database::{MOVED, Opened, are_on};
 use super::super::identity::{quoted, statement_format};
 use super::super::{Identity, Session};
@@ -106,7 +106,7 @@ impl Tickets {
     pub(super) fn refusal(&self, breach: Breach, seen: &Seen, table: &Table, how: &str) -> StoreError {
         let past = self.ticket_needed().max(seen.first_ticket).saturating_mul(self.step());
         let (at, name) = (&self.server.at_host(table.database.host), &SequenceName::default());
-        guard::refusal(breach, &self.facts(seen, table), &guard::Refusal { at, name, past, how, moved: WHY })
+        guard::refusal(breach, &self.facts(seen, table), &guard::Refusal { at, name, past, how, moved: WHY_NOT_FENCED })
     }
 
     /// Records for all nodes that the counter went back. Also raises the first ticket, never lowers it, to this node's own mark:
