@@ -266,7 +266,7 @@ impl Background {
     }
 }
 
-/// Writes what the node remembers; whether that worked.
+/// Writes what the node remembers. Returns whether that worked.
 async fn save(node: &Arc<Node>) -> bool {
     let node = node.clone();
     tokio::task::spawn_blocking(move || node.save_or_warn()).await.unwrap_or(false)

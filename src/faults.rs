@@ -13,7 +13,7 @@ pub enum Guard {
     Fence,
     /// `epoch`: a counter is leased from only in the epoch in which it was last fenced.
     Epoch,
-    /// `evidence`: a server or cluster counts as the same one only if that is shown, not if it has the same name.
+    /// `evidence`: a server or cluster counts as the same one only if it proves that; the same name is not enough.
     Evidence,
     /// `row_format`: nothing is leased from a server that logs statements as text.
     RowFormat,
@@ -61,7 +61,7 @@ pub const fn is_off(_guard: Guard) -> bool {
 #[inline]
 pub const fn point(_name: &str) {}
 
-/// Whether a test has what is done at this place fail.
+/// Whether a test makes this named place fail.
 #[cfg(not(feature = "faults"))]
 #[inline]
 pub const fn fails(_name: &str) -> bool {
@@ -128,7 +128,7 @@ mod built_in {
         });
     }
 
-    /// Whether a test has what is done at this place fail: `FAILPOINTS=name=3*return->off` for three times.
+    /// Whether a test makes this named place fail: `FAILPOINTS=name=3*return->off` for three times.
     pub fn fails(name: &str) -> bool {
         fail::eval(name, |_| ()).is_some()
     }

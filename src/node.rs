@@ -4,9 +4,9 @@
 //! never an id. One process holds the directory (a locked file); another goes on with an identity of its own and
 //! remembers nothing.
 //!
-//! Each sequence has two marks there. `leased_to` is exact when it is written, and the guard judges by it after a restart; a
-//! node that is killed may have leased more. `high_water_marks` is written ahead of what is leased and never behind it, so
-//! that an operator can fence past it. A clean stop makes both exact.
+//! Each sequence has two marks there. `leased_to` is exact when it is written, and after a restart the guard uses it; a node
+//! that was killed may have leased more. `high_water_marks` is written ahead of what is leased, so it is never behind, and
+//! an operator can fence past it. A clean stop makes both exact.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -25,7 +25,7 @@ use crate::name::SequenceName;
 const FILE: &str = "node.json";
 const LOCK: &str = "node.lock";
 
-/// A mark is written ahead by so many leases of the size of the last one.
+/// How many leases of the size of the last one a mark is written ahead.
 const LEASES_AHEAD: u64 = 8;
 
 type Marks = BTreeMap<SequenceName, u64>;
@@ -72,11 +72,11 @@ struct Remembered {
     /// `seqsvr adopt` was run: the next store that is found is accepted.
     #[serde(default)]
     is_adopting: bool,
-    /// Sequence name -> what no block end (exclusive) that was leased is above.
+    /// Sequence name -> an upper bound of the block ends (exclusive) that were leased.
     #[serde(default)]
     high_water_marks: Marks,
-    /// Sequence name -> the largest block end leased (exclusive). An early build has `high_water_marks` alone, which are
-    /// exact there.
+    /// Sequence name -> the largest block end leased (exclusive). The file of an early build has only `high_water_marks`,
+    /// which are exact there.
     #[serde(default)]
     leased_to: Option<Marks>,
 }
@@ -87,7 +87,7 @@ pub struct Node {
     state: Mutex<State>,
     /// The directory, where this process holds it.
     home: Option<Home>,
-    /// The last writing failed; relaxed, for it only keeps the log short.
+    /// The last write failed. Relaxed: it only keeps the log short.
     is_failing: AtomicBool,
 }
 
@@ -105,7 +105,7 @@ struct State {
     is_saved: bool,
     /// The `high_water_marks` that are on the disk.
     written: Marks,
-    /// Those that were there when the node was opened: past them nothing was leased before.
+    /// Those on the disk when the node was opened: no earlier run leased past them.
     found: Marks,
 }
 
@@ -201,7 +201,7 @@ impl Node {
         state.is_saved = false;
         if !is_known {
             state.found.clear();
-            // Another store's marks say nothing of this one's.
+            // Another store's marks say nothing about this one's.
             state.written.clear();
         }
     }
@@ -224,17 +224,23 @@ impl Node {
         self.state().raise(sequence, end, end);
     }
 
-    /// Raises the mark of `sequence` for a lease of `size` IDs up to `end` (exclusive), none of them above `max_id`. Whether
-    /// [`save`](Self::save) must write that before one of them is issued: what is written would else be behind.
+    /// Raises the mark of `sequence` for a lease of `size` IDs up to `end` (exclusive), none of them above `max_id`. Returns
+    /// whether [`save`](Self::save) must write that before one of them is issued: otherwise the disk would be behind.
     pub fn raise_ahead(&self, sequence: &SequenceName, end: u64, size: u64, max_id: u64) -> bool {
+        let must_be_written = self.reserve(sequence, end, size, max_id);
+        self.raise_high_water_mark(sequence, end);
+        must_be_written
+    }
+
+    /// As [`raise_ahead`](Self::raise_ahead), for IDs that are not issued: raises only the mark that an operator fences past.
+    pub fn reserve(&self, sequence: &SequenceName, end: u64, size: u64, max_id: u64) -> bool {
         let mut state = self.state();
         let written = state.written.get(sequence).copied().unwrap_or(0);
         if self.home.is_none() || end <= written || faults::is_off(Guard::WriteAhead) {
-            state.raise(sequence, end, end);
             return false;
         }
         let ahead = end.saturating_add(size.saturating_mul(LEASES_AHEAD)).min(max_id.saturating_add(1)).max(end);
-        state.raise(sequence, end, ahead);
+        state.raise(sequence, 0, ahead);
         true
     }
 
@@ -250,8 +256,8 @@ impl Node {
         true
     }
 
-    /// Lets go of what was written ahead, at a clean stop: from now on nothing may be leased. A sequence whose mark was found
-    /// written ahead keeps it, unless more was leased since.
+    /// Lowers the marks to what was leased, at a clean stop: from now on nothing may be leased. A sequence whose mark was
+    /// already ahead when the node was opened keeps it, unless more was leased since.
     pub fn make_marks_exact(&self) {
         let mut state = self.state();
         let State { remembered, found, is_saved, .. } = &mut *state;
@@ -279,7 +285,7 @@ impl Node {
         let written = write(&home.dir, &remembered);
         let mut state = self.state();
         match &written {
-            // It may have been forgotten meanwhile.
+            // If the store changed meanwhile, its marks were forgotten.
             Ok(()) if state.remembered.store_id == remembered.store_id => state.written = remembered.high_water_marks,
             Ok(()) => {}
             Err(_) => state.is_saved = false,
@@ -287,7 +293,7 @@ impl Node {
         written
     }
 
-    /// As [`save`](Self::save); whether that worked. A failure is logged once, and when it works again.
+    /// As [`save`](Self::save). Returns whether that worked. Logs the first failure, and the first success after it.
     pub fn save_or_warn(&self) -> bool {
         let saved = self.save();
         match (&saved, self.is_failing.swap(saved.is_err(), Ordering::Relaxed)) {

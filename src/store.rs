@@ -50,11 +50,11 @@ pub enum ErrorKind {
     Regressed,
     /// The counter was last fenced for another server: ids could be repeated.
     NotFenced,
-    /// The server, or its cluster's members, changed since the database was opened: the whole lease again, at once.
+    /// The server, or its cluster's members, changed since the database was opened: retry the whole lease at once.
     Moved,
     /// The counter was fenced just now, past what a failover may have lost: the whole lease again, at once.
     Fenced,
-    /// This server is not, or is not in touch with, the one that the database belongs to: the next host.
+    /// This server is outside of the cluster that the database belongs to, or cut off from it: try the next host.
     Stray,
     /// Two of the hosts take writes, and nobody knows which one has all leases: ids could be repeated.
     TwoWriters,
@@ -230,7 +230,7 @@ pub enum Edit {
     /// Makes it; refused where there is one of that name. A deleted one is created again: it goes on from where it was, or
     /// from `first_id` if that is later.
     Create(NewSequence),
-    /// As `Create`, because the configuration declares it: nobody looked whether there was one before.
+    /// As `Create`, for a sequence that the configuration declares: no operator checked whether there was one before.
     Declare(NewSequence),
     /// Changes it.
     Alter(Change),
@@ -306,11 +306,11 @@ pub const MOST_NAMES: usize = 500;
 /// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To lease, or to create a sequence: what is missing is made, and a move to another server is recorded.
+    /// To lease, or to create a sequence: creates what is missing, and records a move to another server.
     Serve,
     /// To look, or to change what is there.
     Use,
-    /// To fence: a part of a cluster is taken for the whole, for an operator says so.
+    /// To fence: accepts a part of a cluster for the whole, because an operator says so.
     Fence,
 }
 

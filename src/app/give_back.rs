@@ -105,7 +105,7 @@ pub async fn all(sequences: &Sequences, guard: &Arc<Guard>, node: &Arc<Node>) ->
     // Ends those that still wait for an answer.
     drop(workers);
     node.make_marks_exact();
-    // What did not go back. Unwritten, it costs a guard, never an id, and the marks stay ahead.
+    // What did not go back. If this is not written, it costs a guard, never an ID: the marks stay ahead.
     let _ = timeout(SAVE_TIMEOUT, save(node)).await;
     *counts.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -106,7 +106,7 @@ impl From<StoreError> for AppError {
     }
 }
 
-/// Runs `work` on the store that is configured. Only what makes a sequence may make a store: what looks must not
+/// Runs `work` on the store that is configured. Only [`Purpose::Serve`] may create a store: a command that looks must not
 /// leave one behind where a host or a folder was mistyped.
 pub(super) fn on_store<T>(
     config: &Config,

@@ -137,7 +137,7 @@ pub(super) struct Fences {
 }
 
 impl Fences {
-    /// Counts one; `server` and `epoch` are the row's, `mark` is what this node has leased up to.
+    /// Adds one counter. `server` and `epoch` are the row's; `mark` is the end of what this node has leased.
     pub(super) fn add(
         &mut self,
         name: &str,

@@ -18,21 +18,21 @@ pub(super) struct Row {
     pub(super) step: Step,
     /// Inclusive.
     pub(super) max_id: u64,
-    /// The server that `next_id` was last fenced for, and behind a space the store's identity; or [`REGRESSED`].
+    /// The server that `next_id` was last fenced for, a space, and the store's identity; or [`REGRESSED`].
     pub(super) server: String,
-    /// The epoch in which that was.
+    /// The epoch in which `next_id` was last fenced.
     pub(super) epoch: u32,
     pub(super) incarnation: u32,
     pub(super) is_deleted: bool,
     pub(super) description: String,
 }
 
-/// The database as it is now: what a counter that may be leased from carries.
+/// The database's present server and epoch, which a counter must carry to be leased from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Present<'a> {
     /// What a fence records as `server`.
     pub(super) server: &'a str,
-    /// Counts up when the database moves to another server.
+    /// Increments when the database moves to another server.
     pub(super) epoch: u32,
 }
 
@@ -60,7 +60,7 @@ pub(super) enum Verdict {
 }
 
 impl Row {
-    /// For the guard. The node holds `terms` and has leased up to `mark` before.
+    /// What the guard judges. The node holds `terms` and has leased up to `mark` before.
     fn facts<'a>(&'a self, terms: Terms, present: Present<'a>, mark: u64) -> Facts<'a> {
         let state = match &*self.server {
             _ if self.is_deleted => State::Gone,
@@ -113,7 +113,7 @@ impl Row {
         }
     }
 
-    /// The error for a row that breaks a rule. `at` is the store, `moved` why IDs could be repeated where it is not fenced.
+    /// The error for a row that breaks a rule. `at` is the store; `moved` says why IDs could be repeated if it is not fenced.
     pub(super) fn refusal(
         &self,
         breach: Breach,
@@ -201,7 +201,7 @@ pub(super) fn stale(name: &SequenceName, at: &str) -> StoreError {
 }
 
 impl Edit {
-    /// The row after the change; `before` is the one of now. Equal rows mean that there is nothing to do.
+    /// The row after the change; `before` is the current one. Equal rows mean that there is nothing to do.
     pub(super) fn apply(
         &self,
         name: &SequenceName,

@@ -71,7 +71,7 @@ pub struct Pruned {
     pub rows: u64,
     /// Of which nodes: the first 24 characters of their rows' uuids, and how many rows; the first nodes only.
     pub nodes: Vec<(String, u64)>,
-    /// How many of the rows are not of seqsvr: a Go server's, or set by hand.
+    /// How many of the rows seqsvr did not write: a Go server's, or set by hand.
     pub foreign_rows: u64,
     /// The uuids of those; the first ones only.
     pub foreign: Vec<String>,

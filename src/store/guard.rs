@@ -10,7 +10,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -98,13 +98,13 @@ pub fn judge(facts: &Facts<'_>) -> Result<(), Breach> {
     }
 }
 
-/// An epoch and not only a server, for a counter that nobody leased from while another server had the database still names
-/// the server that comes back.
+/// Whether the counter was fenced in the present epoch. The server alone is not enough: a counter that was idle while
+/// another server had the database still names the server that comes back.
 fn is_fenced(facts: &Facts<'_>) -> bool {
     if faults::is_off(Switch::Epoch) { facts.server.0 == facts.server.1 } else { facts.epoch.0 == facts.epoch.1 }
 }
 
-/// What an operator is told about a refused counter.
+/// What the error for a refused counter says.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal<'a> {
     /// The store.
@@ -113,9 +113,9 @@ pub struct Refusal<'a> {
     pub name: &'a SequenceName,
     /// The highest ID that this node knows to be leased.
     pub past: u64,
-    /// How it shows that the counter went back.
+    /// What shows that the counter went back.
     pub how: &'a str,
-    /// Why IDs could be repeated where the counter is not fenced.
+    /// Why IDs could be repeated if the counter is not fenced.
     pub moved: &'static str,
 }
 
@@ -171,10 +171,14 @@ pub fn refusal(breach: Breach, facts: &Facts<'_>, refusal: &Refusal<'_>) -> Stor
     StoreError::new(kind, format!("{at}: {what}"))
 }
 
-/// What to do where the database moved: for all sequences, once.
+/// What to do if the database moved: fence all sequences, once.
 pub const FENCE_ALL: &str = "Run once, for all sequences: seqsvr fence --skip IDS --yes. IDS must be more than any sequence can \
                              have lost: its rate times the replication lag (or the age of the backup), times ten, for gaps cost \
                              nothing";
+
+/// How old a lease may be when its block passes the mark on the disk; after that the block is discarded. If a node hangs for
+/// longer, an operator may take it for dead, and its mark for final. This is as long as a statement may take.
+const LEASE_VALID: Duration = Duration::from_secs(5);
 
 /// How long a lease waits for the disk to take the node's mark.
 const WRITE_AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -183,9 +187,9 @@ const WRITE_AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Guard {
     store: Arc<dyn BlockStore>,
     node: Arc<Node>,
-    /// Who writes the node's marks has it, also on a disk that hangs.
+    /// Held by the writer of the node's marks, even while the disk hangs.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// The disk did not take them in time: until it does, no lease waits for it. Relaxed: it guards no other memory.
+    /// The disk did not take the marks in time. Until it does, no lease waits for it. Relaxed: it guards no other memory.
     is_late: Arc<AtomicBool>,
 }
 
@@ -198,6 +202,7 @@ impl Guard {
     /// As [`BlockStore::lease`]; the blocks lie past everything that this node ever leased of the sequence.
     pub async fn lease(&self, sequence: &SequenceName, terms: Terms, want: NonZeroU64) -> Result<Leased, StoreError> {
         faults::point("lease-begins");
+        let began = Instant::now();
         let leased = self.store.lease(sequence, terms, want).await?;
         // Read now: opening another store, where that is allowed, forgets the marks of the old one.
         let mark = self.node.high_water_mark(sequence.as_str());
@@ -214,8 +219,15 @@ impl Guard {
             )
         })?;
         let size = leased.blocks.iter().map(|block| block.len()).sum();
+        if began.elapsed() > LEASE_VALID && self.node.reserve(sequence, end, size, terms.max_id) {
+            self.write_ahead().await;
+            return Err(self.expired(sequence, began));
+        }
         if self.node.raise_ahead(sequence, end, size, terms.max_id) {
             self.write_ahead().await;
+            if began.elapsed() > LEASE_VALID {
+                return Err(self.expired(sequence, began));
+            }
         }
         for block in &leased.blocks {
             // Before an id of it is handed out: who looks for ids that came from nowhere compares with these lines.
@@ -225,13 +237,24 @@ impl Guard {
         Ok(Leased { mark, ..leased })
     }
 
-    /// Writes the node's marks, which what was leased has passed. A lease does not depend on that: if `data_dir` does not take
-    /// them, the log says so, and IDs are issued.
+    /// The error for a block that came too late: the process was stopped, or the database hung. Meanwhile an operator may
+    /// have fenced past this node's mark, which did not cover the block. The mark covers the next one.
+    fn expired(&self, sequence: &SequenceName, began: Instant) -> StoreError {
+        let what = format!(
+            "{}: a lease of sequence {sequence} took {} s: discarded, because an operator may have fenced past this node's mark",
+            self.store.describe(),
+            began.elapsed().as_secs()
+        );
+        StoreError::new(ErrorKind::Conflict, what)
+    }
+
+    /// Writes the node's marks, after a lease has passed those on the disk. A lease does not depend on that: if `data_dir`
+    /// does not take them, the log says so, and IDs are issued.
     async fn write_ahead(&self) {
         let (node, is_late) = (self.node.clone(), self.is_late.clone());
         let write = move |turn| {
             tokio::task::spawn_blocking(move || {
-                // It goes with the thread, so that a disk which hangs holds up one thread and no more.
+                // The thread owns it, so that a disk which hangs blocks one thread and no more.
                 let _turn: tokio::sync::OwnedMutexGuard<()> = turn;
                 if node.save_or_warn() && is_late.swap(false, Ordering::Relaxed) {
                     tracing::info!("data_dir answers again");

@@ -32,13 +32,13 @@ use self::open::{Meta, Opened};
 
 const FILE: &str = "seqsvr.db";
 
-/// A counter's `server`, unless it is [`REGRESSED`]: which file it is, is recorded once for all.
+/// A counter's `server`, unless it is [`REGRESSED`]. The identity of the file is recorded once, for all counters.
 const NO_SERVER: &str = "";
 
-/// The epoch of a file that was never found to be another one.
+/// The epoch of a file that was never copied or restored.
 const FIRST_EPOCH: u32 = 1;
 
-/// Keeps sums of two within SQLite's integers.
+/// The largest skip: a sum of two stays within SQLite's integers.
 const MOST_SKIPPED: u64 = 1 << 61;
 
 const ANOTHER_FILE: &str = "this is not the file that was leased from: it was copied, restored from a backup, or moved to another \
@@ -46,7 +46,7 @@ const ANOTHER_FILE: &str = "this is not the file that was leased from: it was co
 
 const NO_WAL: &str = "its -wal is missing, and with it the last leases";
 
-/// What to do with a file that is another one.
+/// What to do with a file that was copied or restored.
 const FENCE_FILE: &str = "Make sure that the original never serves again. Then run once, for all sequences: seqsvr fence --skip \
                           IDS --yes. IDS must be more than any sequence can have leased since the copy was made: its rate times \
                           the age of the copy, times ten, for gaps cost nothing";
@@ -95,8 +95,8 @@ impl Sqlite {
         }
     }
 
-    /// Writes the `-wal` into the file, so that a file which loses it lacks leases, but no sequence and no fence. Somebody who
-    /// reads may keep it from that.
+    /// Writes the `-wal` into the file, so that a file which loses it lacks leases, but no sequence and no fence. A concurrent
+    /// reader may prevent that.
     async fn write_back(&self) {
         let inner = self.inner.clone();
         let turn = self.turn.clone().lock_owned().await;
@@ -223,7 +223,7 @@ impl Inner {
     fn run<T>(&self, work: impl FnOnce(&Self, &Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         // A panic in between leaves at most a connection whose transaction is rolled back.
         let mut slot = self.slot();
-        // One that is not in place is closed first: connections of one process share what they know of the -wal.
+        // A connection to a replaced file is closed first: connections of one process share what they know of the -wal.
         let kept = slot.take().filter(|opened| opened.is_in_place(&self.file));
         let mut opened = kept.map_or_else(|| self.open(), Ok)?;
         let outcome = {
@@ -262,7 +262,7 @@ impl Inner {
         let mark = self.node.high_water_mark(name.as_str());
         let meta = Meta::read(transaction).map_err(|error| self.unavailable(&error))?;
         if !meta.is_of(&self.identity()?) {
-            // The connection is dropped with that, and the opening begins a new epoch.
+            // This error drops the connection, and opening the file again begins a new epoch.
             return Err(self.failed(ErrorKind::Moved, &"another file was recorded while this process had it open"));
         }
         let present = Present { server: NO_SERVER, epoch: meta.epoch };
@@ -306,7 +306,7 @@ impl Inner {
             ErrorKind::NotFenced,
             &format!(
                 "{what}: the file was copied, restored from a backup, moved to another file system or machine, or lost its -wal. \
-                 IDs could be repeated, so nothing is leased, and sequences that were created lately may be missing. If the \
+                 IDs could be repeated, so nothing is leased, and sequences that were created recently may be missing. If the \
                  original still serves, do not use this copy. {FENCE_FILE}"
             ),
         )
@@ -365,9 +365,9 @@ impl Inner {
         Ok(has_moved)
     }
 
-    /// Where a sequence begins that is not in the file. A copied or restored file may lack sequences that were created lately,
-    /// and one that is created again must not repeat their IDs: it begins past as many as any sequence can have lost.
-    /// An operator may say where with `--first-id`.
+    /// Where a sequence that is not in the file begins. A copied or restored file may lack sequences that were created
+    /// recently. One that is created again must not repeat their IDs, so it begins past as many as any sequence can have lost.
+    /// An operator may choose another first ID with `--first-id`.
     fn first_id(
         &self,
         transaction: &Transaction<'_>,

@@ -1,6 +1,7 @@
 //! What a node remembers of its leases, and what it records of them in the database: too late is too little.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::counters::ids;
 use crate::database::{ACCOUNT, Holder};
@@ -18,6 +19,9 @@ enum End {
     Killed,
     Stopped,
 }
+
+/// Longer than a lease is valid for (src/store/guard.rs).
+const HANGS: Duration = Duration::from_secs(6);
 
 /// After a failover an operator fences past the mark that is in the `node.json` of a node that was killed, or hangs.
 pub fn fenced_by_a_dead_nodes_memory(run: &Run) -> Outcome {
@@ -58,7 +62,12 @@ fn fence_by_memory(run: &Run, flavor: Flavor, layout: Layout, end: End) -> Check
     });
     match end {
         End::Killed => dead.kill(),
-        End::Stopped => dead.signal("STOP"),
+        End::Stopped => {
+            dead.signal("STOP");
+            // So long the operator waits before the mark of a node that hangs counts as final: what it was leasing is then
+            // discarded.
+            std::thread::sleep(HANGS);
+        }
     }
     let past = known();
     pair.primary.kill();

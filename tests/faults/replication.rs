@@ -139,6 +139,8 @@ pub fn clones(run: &Run) -> Outcome {
                 wait_for_outcome(node, "two_writers");
                 assert_eq!(node.get("/readyz").status, 503);
             }
+            let (code, doctor) = setups[1].run(&["doctor"]);
+            assert!(code == 2 && doctor.contains("is not shown to be the same"), "{doctor}");
             sql(&clone, "SET GLOBAL read_only = 1");
             nodes.iter().for_each(Server::wait_until_ready);
             all.merge(load(&[old.port(), nodes[0].port(), nodes[1].port()], 6, 12_000));

@@ -40,6 +40,12 @@ fn take(node: &Server, count: i64) -> Checker {
     all
 }
 
+/// `seqsvr doctor` fails, and says why.
+fn doctor_fails(setup: &Setup, words: &str, row: &str) {
+    let (code, output) = setup.run(&["doctor"]);
+    assert!(code == 2 && output.contains(words), "{row}: {words}: {output}");
+}
+
 /// What was issued from one cluster.
 struct Issued<'a> {
     run: &'a Run,
@@ -96,11 +102,14 @@ impl<'a> Issued<'a> {
         let [one, two] = others;
         let alone = node(self.run, &[stray]);
         if self.run.is_guarded() {
-            let alone = impatient(alone).start();
+            let setup = impatient(alone);
+            let alone = setup.start();
             self.refuses(&alone, row);
+            doctor_fails(&setup, "FAIL  identity", row);
             for hosts in [[stray, one, two], [one, two, stray]] {
                 self.take_from(&hosts);
             }
+            doctor_fails(&node(self.run, &[one, two, stray]), "takes writes, but", row);
             self.refuses(&alone, row);
             self.rows += 1;
         } else {

@@ -216,7 +216,7 @@ fn a_file_stays_itself() {
         assert!(!server.log().contains("fence"), "{what}: {}", server.log());
         last = id;
         // Every other time it ends as by kill -9.
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             server.stop();
         }
     };

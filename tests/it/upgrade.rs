@@ -1,7 +1,7 @@
 //! Databases that the builds before epochs have used.
 
 use crate::support::database::{Database, Flavor};
-use crate::support::server::{Setup, eventually};
+use crate::support::server::{Server, Setup, eventually};
 use crate::support::{sql, sql_value};
 
 const STORE: &str = "9932c586-9c11-4c1d-b96f-cd0ba15414fe";
@@ -75,7 +75,7 @@ fn two_nodes_upgrade_at_once() {
     let servers = setups.each_ref().map(Setup::spawn);
     drop(servers);
     let servers = setups.each_ref().map(Setup::start);
-    let mut ids: Vec<u64> = servers.iter().map(|server| server.next()).collect();
+    let mut ids: Vec<u64> = servers.iter().map(Server::next).collect();
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 3);

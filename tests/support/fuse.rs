@@ -1,6 +1,6 @@
 //! A real FUSE file system, for what seqsvr does on one.
 
-// Every test file that has this module compiles it anew, and few use all of it.
+// Every test file that has this module compiles its own copy, and few use all of it.
 #![allow(dead_code)]
 
 use std::fs;

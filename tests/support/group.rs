@@ -1,6 +1,6 @@
 //! A Group Replication cluster of three `MySQL` 9 members, up in some ten seconds.
 
-// Every test file that has this module compiles it anew, and few use all of it.
+// Every test file that has this module compiles its own copy, and few use all of it.
 #![allow(dead_code)]
 
 use std::thread;

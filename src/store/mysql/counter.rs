@@ -50,7 +50,7 @@ const PAUSE_BEFORE_LOOK: Duration = Duration::from_millis(50);
 const COLUMNS: &str = "name, next_id, step, max_id, server, epoch, incarnation, deleted_at IS NOT NULL, description";
 type Columns = (String, u64, u64, u64, String, u32, u32, bool, String);
 
-/// Why IDs could be repeated where a counter is not fenced.
+/// Why IDs could be repeated if a counter is not fenced.
 pub(super) const MOVED: &str =
     "After a failover or a restore, commits that the old server acknowledged may be missing here";
 
@@ -102,7 +102,7 @@ impl Counters {
                     if matches!(breach, Breach::NotFenced | Breach::Regressed) {
                         self.raise(session, opened, name, mark).await?;
                     }
-                    return Err(row.refusal(breach, name, (&session.at(), MOVED), present, mark));
+                    return Err(row.refusal(breach, name, (&session.at(), WHY_NOT_FENCED), present, mark));
                 }
             }
         }
@@ -120,7 +120,7 @@ impl Counters {
     ) -> Result<StoreError, StoreError> {
         let skip = self.failover_skip;
         faults::point("fence-begins");
-        // Past the largest id too: it is used up then, until somebody raises that.
+        // This may pass the largest ID: the sequence is then used up, until an operator raises that.
         let sql = format!(
             "UPDATE seqsvr_sequence SET next_id = GREATEST(next_id, {mark}) + {skip}, server = {}, epoch = {epoch} \
              WHERE name = '{name}' AND epoch = {} AND server = {} \
@@ -228,8 +228,8 @@ impl Counters {
     }
 
     /// Where the counter can't be trusted: raises it to this node's own mark, never lowers it, and records that it went
-    /// back, so that nodes which remember nothing refuse too. An error if that could not be recorded: until it is, a new node
-    /// may lease what this one holds, so it is tried again at once.
+    /// back, so that nodes which remember nothing refuse too. Fails if that could not be recorded: until it is, a new node
+    /// may lease what this one holds, so the caller tries again at once.
     async fn raise(
         &self,
         session: &mut Session<'_>,
@@ -430,7 +430,7 @@ impl Counters {
     }
 }
 
-/// Records that a counter went back. It counts as a conflict if that fails, so that it is tried again at once.
+/// Records that a counter went back. A failure counts as a conflict, so that the node tries again at once.
 async fn record_regression(session: &mut Session<'_>, name: &SequenceName, sql: &str) -> Result<(), StoreError> {
     let failed = if faults::fails("regression-recorded") {
         "a fail point".to_owned()

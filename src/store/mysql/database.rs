@@ -57,7 +57,7 @@ pub(super) const CREATE_SEQUENCE: &str = "CREATE TABLE IF NOT EXISTS seqsvr_sequ
   epoch       INT UNSIGNED    NOT NULL DEFAULT 0             -- the epoch in which it was last fenced
 ) ENGINE=InnoDB";
 
-/// What the tables of the first builds lack.
+/// Adds the columns that tables of the first builds lack, by table.
 const UPGRADES: [(&str, &str); 2] = [
     (
         "seqsvr_meta",
@@ -71,13 +71,13 @@ const UPGRADES: [(&str, &str); 2] = [
 /// There is no such column.
 const NO_SUCH_COLUMN: u16 = 1054;
 
-/// The column is there already: another node was faster.
+/// The column exists already: another node was faster.
 const DUPLICATE_COLUMN: u16 = 1060;
 
 /// The `state` of `seqsvr_meta` that says that `default` is in the counter layout.
 pub(super) const MOVED: &str = "moved";
 
-/// So often what is recorded of the server is looked at, where other nodes record it too.
+/// How often to read and record the server, if other nodes record it at the same time.
 const MOST_TRIES: u32 = 5;
 
 /// So long the tables of a new database may take to be made by another node.
@@ -103,13 +103,13 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// What a fence records in a counter's row: the server that is connected, and the store.
+    /// What a fence records in a counter's row: the connected server, and the store.
     pub(super) fn fence(&self) -> String {
         format!("{} {}", self.identity.name, self.store_id)
     }
 
-    /// SQL for what the database must say for a lease: it is this store, the server or cluster that has it is the one that is
-    /// connected, with the members of when it was opened, and it logs rows.
+    /// SQL for what must hold for a lease. It is this store. The connected server or cluster has it, with the same members as
+    /// when the database was opened. And the server logs rows.
     pub(super) fn demand(&self) -> String {
         let Identity { name, proof, is_row_logged, .. } = &self.identity;
         let is_recorded = if are_on(&[Switch::Epoch, Switch::Fence]) {
@@ -132,7 +132,8 @@ impl Opened {
         format!("SUBSTRING_INDEX(server, ' ', -1) = '{}' AND epoch = ({is_there})", self.store_id)
     }
 
-    /// The database's present epoch, if all is as it was when it was opened. `lock`: `FOR UPDATE`, or nothing.
+    /// The database's present epoch; an error if the server, members or store changed since it was opened. `lock`: `FOR UPDATE`,
+    /// or nothing.
     pub(super) async fn epoch(&self, session: &mut Session<'_, impl Queryable>, lock: &str) -> Result<u32, StoreError> {
         let recorded = self.recorded(session, lock).await?;
         if recorded.server != self.identity.name && are_on(&[Switch::Epoch, Switch::Fence]) {
@@ -158,7 +159,7 @@ impl Opened {
             return Err(StoreError::new(ErrorKind::OtherStore, what));
         }
         if !is_row_logged {
-            // It was made before that was changed.
+            // This session is older than the change, and keeps the old format.
             session.is_useless = true;
             return Err(statement_format(&session.at()));
         }
@@ -168,14 +169,14 @@ impl Opened {
         Ok(Recorded { epoch, server, members: Members::parse(&members) })
     }
 
-    /// The error where the server, or its cluster, is not the one that was opened any more.
+    /// The error if the server, or its cluster, is no longer the one that was opened.
     pub(super) fn moved(&self, at: &str) -> StoreError {
         let what = format!("{at}: this is not '{}' any more, or the cluster's members changed", self.identity.name);
         StoreError::new(ErrorKind::Moved, what)
     }
 
-    /// Locks the row of `seqsvr_meta` until the transaction of `session` ends, and records there who has the database, if that is
-    /// due; the present epoch.
+    /// Locks the row of `seqsvr_meta` until the transaction of `session` ends. Records there which server has the database, if
+    /// that changed. Returns the present epoch.
     pub(super) async fn enter(
         &self,
         session: &mut Session<'_, impl Queryable>,
@@ -185,22 +186,22 @@ impl Opened {
         if self.is_recorded(&recorded) || !are_on(&[Switch::Epoch]) {
             return Ok(recorded.epoch);
         }
-        let sql = self.raise(&recorded);
+        let sql = self.record(&recorded);
         if script.runs(|| sql.clone()) {
             session.execute(&sql).await?;
         }
         Ok(recorded.epoch + 1)
     }
 
-    /// Whether the server that is connected is the one that is recorded. Other members than those are no matter, as long as
-    /// they are a majority.
+    /// Whether the connected server is the recorded one. A cluster's members may differ from the recorded ones, as long as
+    /// they include a majority of them.
     fn is_recorded(&self, recorded: &Recorded) -> bool {
         let Identity { name, members, .. } = &self.identity;
         recorded.server == *name && (members.is_majority_of(&recorded.members) || faults::is_off(Switch::Evidence))
     }
 
-    /// The statement that records the server that is connected, in a new epoch unless it is the same one.
-    fn raise(&self, recorded: &Recorded) -> String {
+    /// The statement that records the connected server, in a new epoch unless it is the recorded one.
+    fn record(&self, recorded: &Recorded) -> String {
         let Identity { name, members, proof, .. } = &self.identity;
         let Recorded { epoch, server: before, members: members_before } = recorded;
         format!(
@@ -215,12 +216,12 @@ impl Opened {
     }
 }
 
-/// Whether no test has switched one of `guards` off.
+/// Whether no test has switched off any of `guards`.
 pub(super) fn are_on(guards: &[Switch]) -> bool {
     !guards.iter().any(|guard| faults::is_off(*guard))
 }
 
-/// Who has the database, as it is recorded there.
+/// Which server has the database, as recorded there.
 struct Recorded {
     epoch: u32,
     server: String,
@@ -291,7 +292,7 @@ impl Database {
             format!("SELECT revision, state, COALESCE({}, FALSE) FROM seqsvr_meta WHERE id = 1", opened.identity.proof);
         let rows: Vec<(u64, String, bool)> = session.rows(&sql).await?;
         let (revision, state, is_proven) = rows.into_iter().next().ok_or_else(|| self.no_meta())?;
-        // Members that change one after the other are recorded one after the other, also while nobody leases.
+        // Each change of members is recorded before the next one, even while nobody leases.
         if layout_of(&state) != opened.layout || !is_proven {
             self.forget();
         }
@@ -309,8 +310,8 @@ impl Database {
         ))
     }
 
-    /// Leases nothing: looks, and makes what is missing. What seems to be gone is looked for twice: another node, or another
-    /// session of this one, may make tables and rows just now, between one look and the next.
+    /// Looks, and creates what is missing; leases nothing. Looks twice for what seems to be gone: another node, or another
+    /// session of this one, may be creating tables and rows just now.
     async fn open(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
         match self.look_and_make(session).await {
             Err(error) if matches!(error.kind, ErrorKind::Misconfigured | ErrorKind::OtherStore) => {
@@ -388,8 +389,7 @@ impl Database {
         Ok(opened)
     }
 
-    /// Whether the members that are there are a majority of those that are recorded; an error if they are not, unless an
-    /// operator fences.
+    /// Whether the present members are a majority of the recorded ones. Fails if they are not, unless an operator fences.
     fn check_members(
         &self,
         session: &Session<'_>,
@@ -419,7 +419,7 @@ impl Database {
         ))
     }
 
-    /// Sees to it that `seqsvr_meta` records who has the database; the present epoch.
+    /// Ensures that `seqsvr_meta` records which server has the database. Returns the present epoch.
     async fn settle(
         &self,
         session: &mut Session<'_>,
@@ -435,7 +435,7 @@ impl Database {
                 || !are_on(&[Switch::Epoch])
             {
                 return Ok(recorded.epoch);
-            } else if session.execute(&opened.raise(&recorded)).await?.affected_rows == 1
+            } else if session.execute(&opened.record(&recorded)).await?.affected_rows == 1
                 && !opened.is_recorded(&recorded)
             {
                 tracing::warn!(
@@ -450,8 +450,8 @@ impl Database {
         Err(opened.moved(&session.at()))
     }
 
-    /// Begins the epochs of a database that an early build has used. Its counters count as fenced if no failover shows: if each
-    /// one, and the tickets, name the server that is connected.
+    /// Begins the epochs of a database that an early build has used. Its counters count as fenced if there is no sign of a
+    /// failover: all of them, and the tickets, name the connected server.
     async fn take_over(&self, opened: &Opened) -> Result<(), StoreError> {
         let mut session = self.server.transaction(opened.host).await?;
         let sql = "SELECT epoch, server, state FROM seqsvr_meta WHERE id = 1 FOR UPDATE";
@@ -493,9 +493,9 @@ impl Database {
         session.commit().await
     }
 
-    /// Of several hosts no other one may take writes too: the one that is connected may be a primary which was failed away from
-    /// and came back, whose counters know nothing of what was leased since. A host that does not answer says nothing: it may be
-    /// the one that was failed away from.
+    /// Refuses if another one of several hosts takes writes too. The connected one may be an old primary that came back after
+    /// a failover, whose counters know nothing of what was leased since. A host that does not answer is no reason to refuse: it
+    /// may be that old primary.
     async fn check_only_writer(
         &self,
         session: &mut Session<'_>,
@@ -703,6 +703,6 @@ pub(super) async fn create(session: &mut Session<'_, impl Queryable>, missing: &
             Err(failed) => return Err(failed.error),
         }
     }
-    // A server without InnoDB makes them with another engine, and only warns.
+    // A server without InnoDB creates them with another engine, and only warns.
     engines::check(session).await
 }

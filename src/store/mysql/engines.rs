@@ -1,5 +1,5 @@
-//! How the tables are stored. A lease counts on an acknowledged statement being durable and on the counter being in the table:
-//! that holds for base tables of a transactional engine whose rows are on the server that is asked.
+//! How the tables are stored. A lease relies on two things: an acknowledged statement is durable, and the counter is in the
+//! table. Both hold for base tables of a transactional engine whose rows are on the server that is asked.
 
 use mysql_async::prelude::Queryable;
 

@@ -57,7 +57,7 @@ async fn look(server: &Arc<Server>, expected: Expected<'_>, findings: &mut Vec<F
         Err(error) => return Err(error),
     };
     let state = state::Facts::ask(&mut session, &identity, &tables, expected).await?;
-    // Without the token of a Galera cluster, which would have to be written.
+    // Without the token of a Galera cluster: an examination writes nothing.
     let roles = identity.roles_of_others(server, &mut session, state.is_recorded(&identity), false).await?;
     findings.extend(roles.into_iter().map(host));
     let began_at = if tables.has(tables::GENERATOR) { rows::highest(&mut session).await? } else { 0 };

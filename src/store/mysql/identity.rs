@@ -1,7 +1,7 @@
 //! Who a server is, and whether another host is the same.
 //!
 //! A name is not enough: a group's name is configuration, a cluster's UUID is data, and both are copied with the files. So an
-//! identity comes with a proof, which every lease asks again, and with the cluster's members; and another host counts as the
+//! identity comes with the cluster's members and with a proof, which every lease checks again. Another host counts as the
 //! same only if it shows what only the same server or cluster can know.
 
 use std::sync::Arc;
@@ -25,7 +25,8 @@ const MULTI_PRIMARY_SESSION: &str = "SET SESSION group_replication_consistency =
 /// The members of a Galera cluster. Its nodes have a new UUID after each start.
 const GALERA_MEMBERS: &str = "SELECT node_uuid FROM mysql.wsrep_cluster_members";
 
-/// Its own row and the others of the group. A view's ID is `FIXED:N`: a bootstrap makes FIXED, each change of members counts N.
+/// This member's row and the others of the group. A view's ID is `FIXED:N`: a bootstrap sets FIXED, and each change of members
+/// increments N.
 const GROUP_MEMBERS: &str = "SELECT m.MEMBER_ID, m.MEMBER_STATE, COALESCE(s.VIEW_ID, ''), m.MEMBER_ID = @@server_uuid \
      FROM performance_schema.replication_group_members m \
      LEFT JOIN performance_schema.replication_group_member_stats s USING (MEMBER_ID)";
@@ -36,17 +37,17 @@ const TABLE_DENIED: u16 = 1142;
 /// Who a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// A cluster's own name if there is one, for its nodes share the counters; of a group also which of its incarnations.
+    /// In a cluster the cluster's name, because its nodes share the counters; in a group also the incarnation.
     pub(super) name: String,
     /// SQL that is true on this server only, and in a cluster only as long as its members are these.
     pub(super) proof: String,
-    /// The cluster's members; none without a cluster.
+    /// The cluster's members; empty without a cluster.
     pub(super) members: Members,
     /// What the first builds recorded as `name`.
     pub(super) old_name: String,
     /// SQL that is true if what a statement changes is logged as rows.
     pub(super) is_row_logged: &'static str,
-    /// The make, if its auto-increment values do not rise: no tickets can be leased from it.
+    /// The make of server, if its auto-increment values do not rise: no tickets can be leased from it.
     pub(super) not_rising: Option<NotRising>,
     kind: Kind,
 }
@@ -54,9 +55,9 @@ pub(super) struct Identity {
 /// How the identity of a server is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A server of its own, MySQL.
+    /// A single MySQL server.
     MySql,
-    /// A server of its own, MariaDB.
+    /// A single MariaDB server.
     MariaDb,
     /// A node of a Galera cluster; its status is in this table.
     Galera(&'static str),
@@ -81,7 +82,7 @@ impl Variables {
     }
 
     fn kind(&self) -> Kind {
-        // Without a provider it is a server of its own, whatever `wsrep_on` says.
+        // Without a provider it is a single server, whatever `wsrep_on` says.
         let has_provider = !self.value("wsrep_provider").is_empty() && !self.is("wsrep_provider", "none");
         if self.is("wsrep_on", "ON") && (has_provider || faults::is_off(Switch::Evidence)) {
             let is_mysql = !self.value("server_uuid").is_empty();
@@ -100,7 +101,7 @@ impl Variables {
 enum Standing {
     /// It serves, alone or as a member of its cluster.
     Serves(Read),
-    /// It is not in the cluster that it is configured for, for this reason.
+    /// Why it is not in the cluster that it is configured for.
     Stray(String),
 }
 
@@ -120,10 +121,11 @@ impl Kind {
         matches!(self, Self::Galera(_) | Self::Group)
     }
 
-    /// What each session on such a server is set to.
+    /// The statement that sets up each session on such a server.
     fn session(self, variables: &Variables) -> Option<&'static str> {
         match self {
             Self::Galera(_) => Some(GALERA_SESSION),
+            Self::Group if faults::is_off(Switch::Evidence) => None,
             Self::Group if variables.is("group_replication_single_primary_mode", "OFF") => Some(MULTI_PRIMARY_SESSION),
             _ => None,
         }
@@ -176,7 +178,7 @@ impl Kind {
              WHERE VARIABLE_NAME IN ('wsrep_cluster_conf_id', 'wsrep_cluster_state_uuid'))"
         );
         let me = format!("(SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = 'wsrep_gcomm_uuid')");
-        // A session of a node on which it was turned off writes to this node alone.
+        // If `wsrep_on` was turned off, a session writes to this node alone.
         let sql = format!("SELECT IF(@@wsrep_on, {view}, NULL), {me}");
         let read_view = async |session: &mut Session<'_, _>| {
             let rows: Vec<(Option<String>, Option<String>)> = session.rows(&sql).await?;
@@ -234,7 +236,7 @@ impl Kind {
     }
 }
 
-/// What the account lacks is told as the statement that gives it.
+/// The error for a missing privilege; it names the statement that grants it.
 fn denied(failed: Failed, grant: &str) -> StoreError {
     let is_denied = failed.is(&[TABLE_DENIED]);
     let mut error = StoreError::from(failed);
@@ -248,14 +250,14 @@ fn denied(failed: Failed, grant: &str) -> StoreError {
     error
 }
 
-/// A text as SQL.
+/// `text` as an SQL literal.
 pub(super) fn quoted(text: &str) -> String {
     Value::from(text).as_sql(false)
 }
 
 impl Identity {
-    /// Reads it. Refuses a server that is not in its cluster, one that logs statements as text, and, if that is asked for, one
-    /// that may lose what it has acknowledged.
+    /// Reads the identity. Refuses a server that is not in its cluster, and one that logs statements as text. With
+    /// `mysql.require_durable`, also refuses one that may lose what it has acknowledged.
     pub(super) async fn of(session: &mut Session<'_>) -> Result<Self, StoreError> {
         let variables = Variables(session.rows(Variables::QUERY).await?);
         let value = |name| variables.value(name);
@@ -306,8 +308,8 @@ impl Identity {
         !self.members.is_empty()
     }
 
-    /// What the other hosts of `mysql.host` are. `is_recorded`: the members of the cluster are a majority of those recorded, so
-    /// that whoever is not one of them is a stray; `has_meta`: the table is there that shows a Galera node to be the same.
+    /// The roles of the other hosts of `mysql.host`. `is_recorded`: the members of the cluster are a majority of the recorded
+    /// ones, so a host that is not one of them is a stray. `has_meta`: the table exists by which Galera nodes prove to be one.
     pub(super) async fn roles_of_others(
         &self,
         server: &Arc<Server>,
@@ -329,7 +331,7 @@ impl Identity {
         Ok(others.into_iter().map(|(other, answer)| (other, role(answer))).collect())
     }
 
-    /// Leaves on the server that is connected what only the same one can show: a lock, or in a Galera cluster a token.
+    /// Leaves on the connected server what only the same one can show: a lock, or in a Galera cluster a token.
     pub(super) async fn leave_evidence(
         &self,
         session: &mut Session<'_>,
@@ -349,7 +351,7 @@ impl Identity {
         Ok(())
     }
 
-    /// Removes it; an error if another node has put its own in its place, so that nothing can be said.
+    /// Removes the evidence. Fails if another node has replaced it with its own, because the answers then prove nothing.
     pub(super) async fn take_evidence_back(
         &self,
         session: &mut Session<'_>,
@@ -380,13 +382,13 @@ const TOKEN: &str = "SELECT token FROM seqsvr_meta WHERE id = 1";
 /// What only the same server can know.
 #[derive(Clone, Debug)]
 pub(super) struct Evidence {
-    /// A lock's name. The same for the whole life of the process, so that a session holds at most one.
+    /// The name of a lock. It stays the same for the life of the process, so that a session holds at most one.
     pub(super) lock: String,
-    /// A random text, each time another.
+    /// A random text, new each time.
     pub(super) token: String,
 }
 
-/// The error for a server that is not the one which the database belongs to.
+/// The error for a server outside of the cluster that the database belongs to.
 pub(super) fn stray(at: &str, why: &str) -> StoreError {
     StoreError::new(
         ErrorKind::Stray,
@@ -412,7 +414,7 @@ pub(super) fn statement_format(at: &str) -> StoreError {
 /// What another host is to the one that is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Another node of its cluster, or the same server by another name: it has shown that.
+    /// It proved to be another node of the same cluster, or the same server by another name.
     Same,
     /// A read-only server.
     StandIn,
@@ -431,7 +433,7 @@ pub(super) const ONE_IS_TO_WRITE: &str = "After a failover make the old primary 
 /// What a host that is not leased from says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HostStatus {
-    /// It has shown that it is the server, or of the cluster, that asks.
+    /// It proved to be the server that asks, or in its cluster.
     is_same: bool,
     /// Why it is outside of its own cluster.
     stray: Option<String>,
@@ -482,7 +484,7 @@ async fn takes_writes(session: &mut Session<'_>) -> Result<bool, StoreError> {
 /// `super_read_only` sets it too.
 pub(super) const READ_ONLY_QUERY: &str = "SELECT @@global.read_only";
 
-/// What [`READ_ONLY_QUERY`] says; MariaDB 12 has more values than ON and OFF.
+/// Whether an answer to [`READ_ONLY_QUERY`] means off; MariaDB 12 has more values than ON and OFF.
 pub(super) fn is_writable(read_only: Option<&str>) -> bool {
     matches!(read_only, Some("0" | "OFF"))
 }

@@ -1,7 +1,7 @@
 //! Servers whose auto-increment values are unique but do not rise: no tickets can be leased from them.
 //!
-//! They are recognised by what they say of themselves. What each does with auto-increments is from its manual; none of them
-//! was available for a test, except as a scripted server.
+//! They are recognised by their version strings. What each does with auto-increments is from its manual. None of them was
+//! available for a test, so the tests use a scripted server.
 //!
 //! Not in the table, on purpose:
 //! - NDB Cluster, Spider and `SequoiaDB` are storage engines: `engines.rs` looks at the table.
@@ -17,7 +17,7 @@ struct Make {
     signs: &'static [&'static str],
     /// Why its auto-increment values do not rise.
     why: &'static str,
-    /// The option of `CREATE TABLE` with which they do, and what `SHOW CREATE TABLE` says then: in upper case, no space around `=`.
+    /// The option of `CREATE TABLE` that makes them rise, and how `SHOW CREATE TABLE` shows it: in upper case, no space around `=`.
     option: Option<(&'static str, &'static str)>,
 }
 
@@ -79,7 +79,7 @@ impl NotRising {
     pub(super) fn rises_in(&self, ddl: &str) -> bool {
         let Some((_, shown)) = self.make.option else { return false };
         let ddl = ddl.to_ascii_uppercase().replace(" = ", "=");
-        // AUTO_ID_CACHE=100 is another value than 1.
+        // AUTO_ID_CACHE=100 must not match AUTO_ID_CACHE=1.
         ddl.match_indices(shown).any(|(at, _)| !ddl[at + shown.len()..].starts_with(|next: char| next.is_ascii_digit()))
     }
 

@@ -1,10 +1,10 @@
 //! Which part of a cluster may go on: the one with most of the members that were recorded.
 //!
-//! A cluster that is cut in two, or started anew from one node, has the same name and data on both sides. Each side has its
-//! own record of the members, in its own copy of the database. A part that is a majority of its record goes on and records
-//! who is there now. So of two parts of one record only one can go on, and a part that was left behind can never catch up.
+//! A cluster that is cut in two, or bootstrapped from one node, has the same name and data on both sides. Each side has its
+//! own record of the members, in its own copy of the database. A part with a majority of the recorded members goes on, and
+//! records the present ones. So of two parts only one can go on, and a part that was left behind can never catch up.
 
-/// The members of a cluster, in order; none for a server without one.
+/// The members of a cluster, in order; empty for a server without a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Members(Vec<String>);
 
@@ -33,8 +33,8 @@ impl Members {
         self.0.iter().any(|known| known == name)
     }
 
-    /// Whether these members may go on for the `recorded` ones: more than half of them are here, or half with the first one,
-    /// so that a cluster of two outlives one node in one of the two cases.
+    /// Whether these members may go on for the `recorded` ones: they include more than half of those, or exactly half with the
+    /// first one. So a cluster of two outlives the loss of its second node, but not of its first.
     pub(super) fn is_majority_of(&self, recorded: &Self) -> bool {
         let here = recorded.0.iter().filter(|name| self.contains(name)).count();
         let has_first = recorded.0.first().is_none_or(|first| self.contains(first));

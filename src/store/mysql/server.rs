@@ -60,10 +60,19 @@ pub(super) struct Server {
     is_away: AtomicBool,
     attempts: Semaphore,
     asked: tokio::sync::Mutex<Option<Asked>>,
-    /// What each session is set to besides, on a cluster.
+    /// The statement that also sets up each session, on a cluster.
     set_session: Mutex<Option<&'static str>>,
     /// The name of the lock by which another host shows that it is the same server.
     lock: String,
+}
+
+/// What a session is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Statements that commit by themselves.
+    Statements,
+    /// A transaction, which has begun.
+    Transaction,
 }
 
 /// The host that is used, and the idle connections to it.
@@ -149,13 +158,14 @@ impl Server {
 
     /// A connection of the pool, or a new one.
     pub(super) async fn connect(&self) -> Result<Session<'_>, StoreError> {
-        self.session(|pool| async move { pool.get_conn().await }).await
+        self.session(Use::Statements, |pool| async move { pool.get_conn().await }).await
     }
 
     /// A connection with an open transaction, to the host at the place `host`, whose tables were looked at; it is rolled back
     /// where it is dropped without [`commit`](Session::commit).
     pub(super) async fn transaction(&self, host: usize) -> Result<Session<'_, Transaction<'static>>, StoreError> {
-        let session = self.session(|pool| async move { pool.start_transaction(TxOpts::default()).await }).await?;
+        let begin = |pool: Pool| async move { pool.start_transaction(TxOpts::default()).await };
+        let session = self.session(Use::Transaction, begin).await?;
         if session.origin.host != host {
             let what = format!("{}: it was {} a moment ago", self.at_host(session.origin.host), self.at_host(host));
             return Err(StoreError::new(ErrorKind::Conflict, what));
@@ -166,6 +176,7 @@ impl Server {
     /// Of the host that is used, or of the next one that can be: each is tried once.
     async fn session<C: Queryable, F: Future<Output = mysql_async::Result<C>>>(
         &self,
+        used_for: Use,
         connect: impl Fn(Pool) -> F,
     ) -> Result<Session<'_, C>, StoreError> {
         let mut turn = None;
@@ -179,7 +190,7 @@ impl Server {
                 };
                 turn = acquired.ok();
             }
-            match self.connect_to_one(&connect).await {
+            match self.connect_to_one(used_for, &connect).await {
                 Ok((conn, origin)) => {
                     let turn = turn.filter(|_| self.is_away.load(Ordering::Relaxed));
                     return Ok(Session { conn, server: self, origin, is_useless: false, _turn: turn });
@@ -196,6 +207,7 @@ impl Server {
 
     async fn connect_to_one<C: Queryable, F: Future<Output = mysql_async::Result<C>>>(
         &self,
+        used_for: Use,
         connect: impl Fn(Pool) -> F,
     ) -> Result<(C, Origin), StoreError> {
         let (origin, pool) = {
@@ -206,10 +218,17 @@ impl Server {
             let mut conn = connect(pool).await?;
             let set_session = *self.set_session.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(sql) = set_session {
+                // Group Replication allows it outside of a transaction only.
+                if used_for == Use::Transaction {
+                    conn.query_drop("ROLLBACK").await?;
+                }
                 match conn.query_drop(sql).await {
                     // The stand-in of a cluster need not be one.
                     Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_VARIABLE => {}
                     outcome => outcome?,
+                }
+                if used_for == Use::Transaction {
+                    conn.query_drop("START TRANSACTION").await?;
                 }
             }
             // A stand-in is left alone until it is the primary, whatever the account may do there.
@@ -296,9 +315,8 @@ impl Server {
         tokio::spawn(async move { timeout(CONNECT_TIMEOUT, old.disconnect()).await });
     }
 
-    /// The hosts that are not the one of `session`, which has `identity`, and what each says of itself, or why it says nothing.
-    /// Asked once for all who want to know at about the same time: one that hangs has one such connection, and is waited for
-    /// once.
+    /// The hosts other than that of `session`, which has `identity`, and what each says of itself, or why it says nothing.
+    /// Callers at about the same time share one look: a host that hangs has one such connection, and is waited for once.
     pub(super) async fn others(
         self: &Arc<Self>,
         session: &mut Session<'_>,
@@ -337,11 +355,11 @@ impl Server {
         Ok(answers.map(|(n, answer)| (all[*n].clone(), answer.clone())).collect())
     }
 
-    /// Asks the host at the place `host` over a connection of its own.
+    /// Asks the host with the index `host` over a separate connection.
     async fn ask(&self, host: usize, asking: &Identity, evidence: &Evidence, has_meta: bool) -> Answer {
         let options = options(&self.config, &self.config.host.all()[host]);
         let conn = Conn::new(options).await.map_err(|error| error.to_string())?;
-        // No link has this number: what this host says is no news of the one that is used.
+        // No link has this number: an error of this host must not affect the one that is used.
         let origin = Origin { number: u64::MAX, host };
         let mut session = Session { conn, server: self, origin, is_useless: true, _turn: None };
         let status = HostStatus::ask(&mut session, asking, evidence, has_meta).await;

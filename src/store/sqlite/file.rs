@@ -1,6 +1,6 @@
 //! What the system says of the embedded store's file: which file it is, whether its `-wal` is there, and on which file system.
 //!
-//! A copy has the ids of the original in it and would issue them again. It cannot keep the original's inode and birth time, so
+//! A copy has the counters of the original and would issue its IDs again. It cannot keep the original's inode and birth time, so
 //! the file records both.
 
 use std::fs;
@@ -14,7 +14,7 @@ use rustix::fs::statfs;
 /// The header of a `-wal` that something was committed to.
 const WAL_HEADER: u64 = 32;
 
-/// Which file it is: inode, birth time, and machine ID, each with its name before it.
+/// The identity of a file: inode, birth time, and machine ID, each with its name before it.
 ///
 /// A restart, `VACUUM`, a checkpoint, a renamed folder and a bind mount change none of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,14 +35,14 @@ impl Identity {
         Self(format!("inode {inode}{born}{machine}"))
     }
 
-    /// Whether `recorded` is this file. A machine that one of both does not name is not compared.
+    /// Whether `recorded` is this file. The machine is compared only if both name one.
     pub(super) fn is(&self, recorded: &str) -> bool {
         let parts = |text| str::split_once(text, MACHINE).map_or((text, None), |(file, machine)| (file, Some(machine)));
         let ((file, machine), (recorded, recorded_machine)) = (parts(&self.0), parts(recorded));
         file == recorded && (machine.is_none() || recorded_machine.is_none() || machine == recorded_machine)
     }
 
-    /// As it is recorded.
+    /// The text that is recorded.
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
@@ -77,8 +77,8 @@ pub(super) fn wal_inode(file: &Path) -> Option<u64> {
     fs::metadata(wal(file)).ok().map(|metadata| metadata.ino())
 }
 
-/// Whether something was committed to the `-wal` that is there. SQLite creates an empty one where there is none, and the first
-/// commit writes its header.
+/// Whether something was committed to the present `-wal`. If there is none, SQLite creates an empty one, and the first commit
+/// writes its header.
 pub(super) fn is_wal_used(file: &Path) -> bool {
     fs::metadata(wal(file)).is_ok_and(|metadata| metadata.len() >= WAL_HEADER)
 }
@@ -86,11 +86,11 @@ pub(super) fn is_wal_used(file: &Path) -> bool {
 /// Whether a file system keeps what SQLite needs: locks and shared memory that all processes with the file see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileSystem {
-    /// Nothing against it.
+    /// A local file system.
     Local,
-    /// It depends on the program behind it.
+    /// FUSE: it depends on the program behind it.
     Fuse,
-    /// Hosts share its files, but not the locks and the memory.
+    /// A network file system: hosts share its files, but not the locks and the memory.
     Network(&'static str),
 }
 
@@ -128,11 +128,11 @@ impl FileSystem {
     }
 }
 
-/// Why a network's file system is refused.
+/// Why a network file system is refused, and what to do.
 pub(super) const NO_NETWORK: &str = "SQLite's locks and shared memory do not work across hosts there, so IDs could be \
                                      repeated. Use a local file system for data_dir, or MySQL to serve from several hosts";
 
-/// What to know of FUSE.
+/// What to know about FUSE.
 pub(super) const ON_FUSE: &str = "locks, shared memory and syncs are as good as the program behind it. Never let two hosts use \
                                   the file. After a new mount it may look like another file, which must be fenced";
 

@@ -1,12 +1,12 @@
 //! Opening the file: it is created if that is allowed, set to be durable, checked to be the one that was leased from, and
 //! closed so that the next opening knows that nothing is missing.
 //!
-//! The last leases are in the `-wal`. A file without it looks whole and is old, so the file itself says whether there must be
-//! one (`seqsvr_meta.wal`):
+//! The last leases are in the `-wal`. Without it the file is old but looks complete. So the file itself says whether there
+//! must be one (`seqsvr_meta.wal`):
 //!
-//! - 0: closed cleanly, everything is in the file. Only a connection that locked out all others writes that.
+//! - 0: closed cleanly, everything is in the file. Only a connection that has locked out all others writes a 0.
 //! - 1: the `-wal` has begun. Nothing is leased yet.
-//! - 2: a checkpoint has brought the 1 into the file, so that a file with leases in its `-wal` never says 0.
+//! - 2: a checkpoint has written the 1 into the file, so that a file with leases in its `-wal` never says 0.
 //!
 //! A connection that is only dropped leaves the `-wal` where it is.
 
@@ -55,7 +55,7 @@ CREATE TABLE seqsvr_sequence (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// From version 2, which knew nothing of copies: the file counts as the one that was leased from.
+/// From version 2, which did not recognise copies: the file counts as the one that was leased from.
 const UPGRADE_2: &str = "
 ALTER TABLE seqsvr_meta ADD COLUMN server TEXT NOT NULL DEFAULT '';
 ALTER TABLE seqsvr_meta ADD COLUMN epoch INTEGER NOT NULL DEFAULT 1;
@@ -75,7 +75,7 @@ pub(super) struct Meta {
     wal: i64,
     /// How far new sequences begin past their first ID: one that is missing may have leased as much.
     pub(super) skipped: u64,
-    /// The part of it that belongs to the present epoch.
+    /// The part of that which belongs to the present epoch.
     pub(super) skip: u64,
 }
 
@@ -95,7 +95,7 @@ impl Meta {
             })
     }
 
-    /// Whether leases may be lost with a `-wal` that is missing. To be asked in a transaction that has written nothing.
+    /// Whether leases may be lost with a missing `-wal`. Call it in a transaction that has written nothing.
     pub(super) fn lacks_wal(&self, file: &std::path::Path) -> bool {
         self.wal > 0 && !file::is_wal_used(file) && !faults::is_off(Switch::File)
     }
@@ -152,7 +152,7 @@ impl Inner {
         Ok(Opened { connection, identity: self.identity()?, wal: file::wal_inode(&self.file) })
     }
 
-    /// Refuses a file system that hosts share; warns once of one that may be no better.
+    /// Refuses a network file system, and warns once about FUSE.
     fn check_file_system(&self) -> Result<(), StoreError> {
         static WARNED: Once = Once::new();
         let dir = self.file.parent().unwrap_or(&self.file);
@@ -177,7 +177,8 @@ impl Inner {
         Identity::of(&self.file).ok_or_else(|| self.failed(ErrorKind::Unavailable, &"the file is gone"))
     }
 
-    /// Creates or upgrades the tables, begins a new epoch if that is due, and prepares the `-wal` for leases. The store's ID.
+    /// Creates or upgrades the tables, begins a new epoch if that is due, and prepares the `-wal` for leases. Returns the
+    /// store's ID.
     fn prepare(&self, connection: &mut Connection) -> Result<String, StoreError> {
         let unavailable = |error| self.unavailable(&error);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unavailable)?;
@@ -246,8 +247,8 @@ impl Inner {
             .map_err(|error| self.unavailable(&error))
     }
 
-    /// Begins a new epoch if the file is another one than was leased from, or lacks its `-wal`. To be called before
-    /// `transaction` writes anything.
+    /// Begins a new epoch if the file is not the one that was leased from, or lacks its `-wal`. Call it before `transaction`
+    /// writes anything.
     pub(super) fn enter(&self, transaction: &Transaction<'_>, script: &mut Script) -> Result<Meta, StoreError> {
         let meta = Meta::read(transaction).map_err(|error| self.unavailable(&error))?;
         let identity = self.identity()?;
@@ -275,7 +276,7 @@ impl Inner {
         }
         let mut connection = opened.connection;
         connection.busy_timeout(Duration::ZERO)?;
-        // From the next transaction on all others are locked out, or it fails.
+        // The next transaction locks all others out, or fails.
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if Meta::read(&transaction)?.lacks_wal(&self.file) {
@@ -289,9 +290,9 @@ impl Inner {
     }
 }
 
-/// Sets the connection up to be durable, and reads that back.
+/// Sets the connection up to be durable, and reads the settings back.
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
-    // A -wal that goes away only with a clean close tells that something is missing if it is not there.
+    // If only a clean close deletes the -wal, a missing one shows that something was lost.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     let journal: String = patiently(|| connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)))?;

@@ -27,7 +27,7 @@ const MOST_NODES: usize = 20;
 /// So much of a row's uuid is the node's own.
 const NODE_CHARACTERS: usize = 24;
 
-/// SQL for whether a row is of seqsvr: its uuid ends with a counter of 48 bits that stays small. Those of the Go server are
+/// SQL for whether seqsvr wrote a row: its uuid ends with a counter of 48 bits that stays small. Those of the Go server are
 /// random.
 const IS_OURS: &str = "COALESCE(uuid LIKE '%-0000________', FALSE)";
 
@@ -38,7 +38,7 @@ pub(super) struct Facts {
     recent: Answer<Vec<Line>>,
     /// Of those before, at most one more than [`MOST_OLD`].
     old: Answer<Vec<Line>>,
-    /// All rows that are not of seqsvr, the newest first; at most one more than [`MOST_OLD`].
+    /// All rows that seqsvr did not write, the newest first; at most one more than [`MOST_OLD`].
     foreign: Answer<Vec<Line>>,
     /// The highest row when the examination began, and now.
     max: (u64, u64),
@@ -115,8 +115,8 @@ impl Facts {
         Finding::warn(WHAT, found, "they are harmless traces. To delete them: seqsvr doctor --prune, then with --yes")
     }
 
-    /// The rows that are not of seqsvr, however old. Nodes that take thousands of tickets a lease leave the row of a Go server
-    /// that leases now and then far behind.
+    /// The rows that seqsvr did not write, however old. A Go server that leases only now and then may be far behind: nodes can
+    /// take thousands of tickets in one lease.
     fn foreign(&self, foreign: &[Line]) -> Finding {
         const WHAT: &str = "foreign rows";
         let Some(newest) = foreign.first() else { return Finding::ok(WHAT, "none") };
@@ -131,7 +131,7 @@ impl Facts {
         );
         if id > began_at {
             found += ". It was added during this look: a Go server leases right now";
-            // Until seqsvr uses the table, that is as it should be.
+            // Until seqsvr uses the table, that is expected.
             return if self.is_in_use {
                 Finding::fail(
                     WHAT,

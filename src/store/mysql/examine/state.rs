@@ -139,7 +139,7 @@ impl Facts {
         )
     }
 
-    /// Who the server is, against who had the database when it was last leased from.
+    /// Compares the server with the one that had the database when it was last leased from.
     fn identity(&self, meta: &Line) -> Finding {
         const WHAT: &str = "identity";
         let (here, recorded) = (&self.connected_to, text(meta, "server"));

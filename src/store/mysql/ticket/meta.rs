@@ -8,7 +8,7 @@ use mysql_async::prelude::Queryable;
 
 use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Recorded};
 use super::super::super::{Fence, Script};
-use super::super::counter::{MOVED as WHY, unrecorded};
+use super::super::counter::{WHY_NOT_FENCED, unrecorded};
 use super::super::database::{MOVED, Opened, are_on};
 use super::super::identity::{quoted, statement_format};
 use super::super::{Identity, Session};
@@ -32,8 +32,8 @@ pub(super) struct Seen {
     pub(super) epoch: (u32, u32),
 }
 
-/// The columns of [`Seen`], in its order; then whether the server, and its cluster's members, are those of when the database
-/// was opened, and whether it logs rows.
+/// The columns of [`Seen`], in its order. Then whether the server and its cluster's members are the same as when the database
+/// was opened, and whether the server logs rows.
 type Row = (Option<u64>, u64, u64, u64, String, String, String, u32, u32, bool, bool);
 
 impl Tickets {
@@ -72,7 +72,7 @@ impl Tickets {
             )
         })?;
         if !is_row_logged {
-            // It was made before that was changed.
+            // This session is older than the change, and keeps the old format.
             session.is_useless = true;
             return Err(statement_format(&session.at()));
         }
@@ -106,13 +106,13 @@ impl Tickets {
     pub(super) fn refusal(&self, breach: Breach, seen: &Seen, table: &Table, how: &str) -> StoreError {
         let past = self.ticket_needed().max(seen.first_ticket).saturating_mul(self.step());
         let (at, name) = (&self.server.at_host(table.database.host), &SequenceName::default());
-        guard::refusal(breach, &self.facts(seen, table), &guard::Refusal { at, name, past, how, moved: WHY })
+        guard::refusal(breach, &self.facts(seen, table), &guard::Refusal { at, name, past, how, moved: WHY_NOT_FENCED })
     }
 
-    /// The counter went back: records that for all nodes, and raises the first ticket, never lowers it, to this node's own mark:
-    /// nodes that remember nothing must not take what this one holds. In a transaction that looks again behind a lock, for the
-    /// first look may be out of date; `Ok(false)` if it was. An error, which is tried again at once, if it could not be recorded:
-    /// until it is, a new node may lease.
+    /// Records for all nodes that the counter went back. Also raises the first ticket, never lowers it, to this node's own mark:
+    /// nodes that remember nothing must not take what this one holds. The transaction looks again behind a lock, because the
+    /// first look may be out of date; `Ok(false)` if it was. Fails if nothing could be recorded; the caller then tries again at
+    /// once, because until then a new node may lease.
     pub(super) async fn record_regression(
         &self,
         state: &mut State,
@@ -146,8 +146,8 @@ impl Tickets {
         Ok(is_behind)
     }
 
-    /// Raises the first ticket, never lowers it, to this node's own mark, where the tickets are not fenced: best effort, for the
-    /// epoch makes all nodes refuse.
+    /// Raises the first ticket, never lowers it, to this node's own mark, if the tickets are not fenced. Best effort, because
+    /// the epoch makes all nodes refuse.
     pub(super) async fn raise_first_ticket(&self, session: &mut Session<'_>, table: &Table) {
         let needed = self.ticket_needed().min(table.last_ticket);
         let sql = format!("UPDATE seqsvr_meta SET first_ticket = {needed} WHERE id = 1 AND first_ticket < {needed}");
@@ -208,7 +208,7 @@ impl Tickets {
         let mut session = self.server.transaction(opened.host).await?;
         let epoch = opened.enter(&mut session, script).await?;
         let mut seen = self.look_at(&mut session, opened, " FOR UPDATE").await?;
-        // A dry run only says that it would count up.
+        // A dry run only says that it would increment the epoch.
         seen.epoch.1 = epoch;
         if !is_due(&seen) {
             return Ok(false);
