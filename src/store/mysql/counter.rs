@@ -51,7 +51,7 @@ const COLUMNS: &str = "name, next_id, step, max_id, server, epoch, incarnation, 
 type Columns = (String, u64, u64, u64, String, u32, u32, bool, String);
 
 /// Why IDs could be repeated if a counter is not fenced.
-pub(super) const MOVED: &str =
+pub(super) const WHY_NOT_FENCED: &str =
     "After a failover or a restore, commits that the old server acknowledged may be missing here";
 
 impl Counters {
