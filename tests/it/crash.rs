@@ -17,8 +17,14 @@ fn kill_again_and_again(setups: &[Setup; 2]) {
         let ports = nodes.each_ref().map(Server::port);
         let ids = std::thread::scope(|scope| {
             let load = scope.spawn(move || load_until_gone(&ports, 16));
-            // From amid the first leases to well into the running.
+            // From amid the first leases to well into the running, which on a slow machine comes later.
             std::thread::sleep(Duration::from_millis(5 + 37 * round));
+            if round >= ROUNDS / 2 {
+                for node in &nodes {
+                    let issued = || node.metric("seqsvr_ids_total{sequence=\"default\"");
+                    eventually("it issues IDs", || (issued() > 1_000.0).then_some(()));
+                }
+            }
             nodes.iter_mut().for_each(Server::kill);
             load.join().expect("the load's thread")
         });
