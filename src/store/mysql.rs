@@ -25,7 +25,7 @@ mod session;
 mod ticket;
 
 use counter::Counters;
-use database::{Database, Layout};
+use database::{Database, Layout, Opened};
 use identity::Identity;
 use server::Server;
 use session::{Done, Failed, Session};
@@ -33,6 +33,7 @@ use ticket::Tickets;
 
 /// The MySQL store: `default` in the layout that the database says, all others in the counter layout.
 pub struct MySql {
+    purpose: Purpose,
     server: Arc<Server>,
     database: Database,
     tickets: Tickets,
@@ -52,6 +53,7 @@ impl MySql {
     ) -> Self {
         let server = Arc::new(Server::new(config));
         Self {
+            purpose,
             database: Database::new(server.clone(), step, default, default_is_counter, purpose, node.clone()),
             tickets: Tickets::new(server.clone(), step, config.failover_skip.get(), node.clone()),
             counters: Counters::new(server.clone(), config.failover_skip.get(), node),
@@ -67,6 +69,33 @@ impl MySql {
     /// A connection. Where none is to be had, all is looked at anew: there may be another server behind the name then.
     async fn connect(&self) -> Result<Session<'_>, StoreError> {
         self.server.connect().await.inspect_err(|_| self.database.forget())
+    }
+
+    /// A connection to a host that serves, and what was found there: a stray is left for the next host, each once. To fence, a part
+    /// of a cluster counts too if no host sees more.
+    async fn open(&self) -> Result<(Session<'_>, Arc<Opened>), StoreError> {
+        let mut outcome = self.open_one().await;
+        for takes_parts in [false, true] {
+            if takes_parts && self.purpose == Purpose::Fence {
+                self.database.take_parts();
+            }
+            for _ in 0..self.server.hosts() {
+                match outcome {
+                    Err(error) if error.kind == ErrorKind::Stray => outcome = self.open_one().await,
+                    outcome => return outcome,
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn open_one(&self) -> Result<(Session<'_>, Arc<Opened>), StoreError> {
+        let mut session = self.connect().await?;
+        let opened = self.database.opened(&mut session).await;
+        if opened.as_ref().is_err_and(|error| error.kind == ErrorKind::Stray) {
+            self.server.leave(session.origin);
+        }
+        Ok((session, opened?))
     }
 
     /// To be called with what came of the work on `session`. What fails may have changed: it is looked at anew.
@@ -175,8 +204,7 @@ impl BlockStore for MySql {
 #[async_trait]
 impl Catalog for MySql {
     async fn list(&self, after: Option<&SequenceName>, most: u32) -> Result<Vec<Definition>, StoreError> {
-        let mut session = self.connect().await?;
-        let opened = self.database.opened(&mut session).await?;
+        let (mut session, opened) = self.open().await?;
         let mut found = self.counters.list(&mut session, after, most).await?;
         if opened.layout == Layout::Tickets {
             let default = SequenceName::default();
@@ -194,7 +222,7 @@ impl Catalog for MySql {
     }
 
     async fn edit(&self, name: &SequenceName, edit: &Edit, script: &mut Script) -> Result<bool, StoreError> {
-        let opened = self.database.opened(&mut self.connect().await?).await?;
+        let (_, opened) = self.open().await?;
         match edit {
             Edit::Fence(fence) if name.is_default() && opened.layout == Layout::Tickets => {
                 self.tickets.fence(&opened, *fence, script).await
@@ -209,14 +237,12 @@ impl Catalog for MySql {
     }
 
     async fn foreign_rows(&self) -> Result<Vec<String>, StoreError> {
-        let mut session = self.connect().await?;
-        let opened = self.database.opened(&mut session).await?;
+        let (mut session, opened) = self.open().await?;
         if opened.layout == Layout::Tickets { ticket::foreign_rows(&mut session).await } else { Ok(Vec::new()) }
     }
 
     async fn migrate(&self, migration: Migration, script: &mut Script) -> Result<String, StoreError> {
-        let mut session = self.connect().await?;
-        let opened = self.database.opened(&mut session).await?;
+        let (mut session, opened) = self.open().await?;
         let migrated = match migration {
             Migration::Counter => self.move_default_on(&mut session, &opened, script).await,
             Migration::Step(step) => self.change_step(&mut session, &opened, step, script).await,

@@ -8,9 +8,10 @@ use crate::support::database::{Database, Flavor};
 use crate::support::galera::Cluster;
 use crate::support::group::Group;
 use crate::support::http::load_of;
+use crate::support::proxy::Proxy;
 use crate::support::replica::Pair;
 use crate::support::server::{Server, Setup, eventually};
-use crate::support::sql;
+use crate::support::{sql, sql_value, try_sql};
 
 /// `default` is in `generator_table`, and this one is a counter.
 const SEQUENCES: &str = "sequences: {orders: {step: 100}}";
@@ -110,6 +111,9 @@ impl<'a> Issued<'a> {
                 self.take_from(&hosts);
             }
             doctor_fails(&node(self.run, &[one, two, stray]), "takes writes, but", row);
+            // Of a group only the primary takes writes.
+            let writer = if sql_value(one, "SELECT @@global.read_only") == "0" { one } else { two };
+            self.behind_one_name(row, writer, stray);
             self.refuses(&alone, row);
             self.rows += 1;
         } else {
@@ -117,6 +121,23 @@ impl<'a> Issued<'a> {
             let first = node(self.run, &[stray, one, two]);
             self.take_in(&format!("{row}, first of all"), &take(&start(&first), OF_NEW));
         }
+    }
+
+    /// One name leads to the cluster and later to the stray, as a balancer may: what a node found behind it holds no longer.
+    fn behind_one_name(&mut self, row: &str, member: &Database, stray: &Database) {
+        let proxy = Proxy::start(member.port());
+        let name = format!("127.0.0.1:{}", proxy.port());
+        let node = start(&impatient(self.run.node_of(&name, SEQUENCES).env("SEQSVR_REFILL__MAX_BLOCK", "500")));
+        self.take(&node, OF_NEW);
+        assert!(proxy.bytes() > 0, "it leases through the proxy");
+        proxy.set_target(stray.port());
+        for connection in sql(member, "SHOW PROCESSLIST") {
+            // Those of nodes; one may end by itself.
+            if connection[1] == "root" && connection[2].starts_with("127.0.0.1:") {
+                let _ = try_sql(member, &format!("KILL {}", connection[0]));
+            }
+        }
+        self.refuses(&node, row);
     }
 
     /// The third of `hosts` becomes a stray by `split`, while nodes lease from it.

@@ -241,7 +241,12 @@ impl Database {
     ///
     /// With the server's message when a statement fails, or when there is no connection.
     pub async fn query(&self, sql: &str) -> Vec<Vec<String>> {
-        run_query(&self.socket, sql).await.unwrap_or_else(|error| panic!("query `{sql}`: {error}"))
+        self.try_query(sql).await.unwrap_or_else(|error| panic!("query `{sql}`: {error}"))
+    }
+
+    /// Like [`Database::query`], of a server that may not answer.
+    pub async fn try_query(&self, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
+        run_query(&self.socket, sql).await
     }
 
     /// Runs the server, which must not run, with one more argument that makes it end by itself. Returns its log.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::database::{Database, Flavor};
 use super::process::unpacked;
 use super::server::{eventually, eventually_within, steady_ports};
-use super::sql;
+use super::{sql, try_sql};
 
 const NODES: usize = 3;
 
@@ -159,10 +159,15 @@ impl Cluster {
     }
 
     fn wait_until_synced(&self, i: usize) {
+        // It may close connections while it takes another node's data.
+        let status = |name: &str| {
+            let rows = try_sql(&self.nodes[i], &format!("SHOW STATUS LIKE 'wsrep_{name}'"))?;
+            rows.concat().into_iter().nth(1)
+        };
         // The state transfer is by programs that share the machine with other tests.
         eventually_within(Duration::from_secs(60), "the node is synced", || {
-            let is_synced = self.status(i, "local_state_comment") == "Synced";
-            (is_synced && self.status(i, "ready") == "ON").then_some(())
+            let is_synced = status("local_state_comment")? == "Synced";
+            (is_synced && status("ready")? == "ON").then_some(())
         });
     }
 

@@ -23,6 +23,12 @@ pub fn sql(database: &Database, sql: &str) -> Vec<Vec<String>> {
     runtime.block_on(database.query(sql))
 }
 
+/// Like [`sql`], of a server that may not answer.
+pub fn try_sql(database: &Database, sql: &str) -> Option<Vec<Vec<String>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(database.try_query(sql)).ok()
+}
+
 /// The first column of the first row.
 pub fn sql_value(database: &Database, query: &str) -> String {
     sql(database, query)[0][0].clone()

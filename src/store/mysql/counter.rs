@@ -31,7 +31,7 @@ pub(super) const NO_SUCH_TABLE: u16 = 1146;
 const DUPLICATE: u16 = 1062;
 
 /// So often an edit that lost against another one is tried.
-const MOST_TRIES: u32 = 10;
+pub(super) const MOST_TRIES: u32 = 10;
 
 pub(super) struct Counters {
     server: Arc<Server>,

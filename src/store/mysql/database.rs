@@ -1,6 +1,7 @@
 //! The database as a whole: who serves it, whose ids are in it, and in which layout `default` is. It is looked at, and what
 //! is missing is made, before the first lease and after an error.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,10 +34,11 @@ pub(super) const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS seqsvr_meta (
   step         INT UNSIGNED     NOT NULL,              -- ids per ticket
   first_ticket BIGINT UNSIGNED  NOT NULL,              -- tickets below it are not handed out
   state        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- ok, regressed, migrating-..., moved
-  server       VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server or cluster that has the database
+  server       VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,  -- the server that the tickets were last fenced for
   store_id     CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   revision     BIGINT UNSIGNED  NOT NULL DEFAULT 1,    -- +1 whenever a sequence is created, altered, advanced or deleted
-  epoch        INT UNSIGNED     NOT NULL DEFAULT 0,    -- +1 whenever another server has the database
+  owner        VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',  -- the server or cluster that has the database
+  epoch        INT UNSIGNED     NOT NULL DEFAULT 0,    -- +1 whenever another one has it
   ticket_epoch INT UNSIGNED     NOT NULL DEFAULT 0,    -- the epoch in which the tickets were last fenced
   members      VARCHAR(1024) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',  -- of the cluster that has it
   token        CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''    -- by which its nodes show that they are one
@@ -61,7 +63,8 @@ pub(super) const CREATE_SEQUENCE: &str = "CREATE TABLE IF NOT EXISTS seqsvr_sequ
 const UPGRADES: [(&str, &str); 2] = [
     (
         "seqsvr_meta",
-        "ALTER TABLE seqsvr_meta ADD COLUMN epoch INT UNSIGNED NOT NULL DEFAULT 0, ADD COLUMN ticket_epoch INT UNSIGNED NOT NULL \
+        "ALTER TABLE seqsvr_meta ADD COLUMN owner VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '', \
+         ADD COLUMN epoch INT UNSIGNED NOT NULL DEFAULT 0, ADD COLUMN ticket_epoch INT UNSIGNED NOT NULL \
          DEFAULT 0, ADD COLUMN members VARCHAR(1024) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '', ADD COLUMN token \
          CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''",
     ),
@@ -100,56 +103,68 @@ pub(super) struct Opened {
     pub(super) identity: Identity,
     pub(super) store_id: String,
     pub(super) layout: Layout,
+    /// The members that were recorded when it was opened.
+    pub(super) members: Members,
 }
 
 impl Opened {
     /// What a fence records in a counter's row: the connected server, and the store.
     pub(super) fn fence(&self) -> String {
-        format!("{} {}", self.identity.name, self.store_id)
+        format!("{} {}", self.identity.server, self.store_id)
     }
 
-    /// SQL for what must hold for a lease. It is this store. The connected server or cluster has it, with the same members as
-    /// when the database was opened. And the server logs rows.
-    pub(super) fn demand(&self) -> String {
+    /// SQL that is true if this is the store that was opened, and the connected server or cluster has it and logs rows.
+    pub(super) fn owned(&self) -> String {
         let Identity { name, proof, is_row_logged, .. } = &self.identity;
-        let is_recorded = if are_on(&[Switch::Epoch, Switch::Fence]) {
-            format!("server = {} AND ", quoted(name))
+        let is_owner = if are_on(&[Switch::Epoch, Switch::Fence]) {
+            format!("owner = {} AND ", quoted(name))
         } else {
             String::new()
         };
-        format!("id = 1 AND store_id = '{}' AND {is_recorded}{proof} AND {is_row_logged}", self.store_id)
+        format!("store_id = '{}' AND {is_owner}{proof} AND {is_row_logged}", self.store_id)
     }
 
-    /// SQL for what a counter must be to be leased from: fenced in the present epoch, and of this store.
+    /// SQL for what `seqsvr_meta` must say for a lease: as [`owned`](Self::owned), with the members of when the database was
+    /// opened. Each part of a cluster that was split has a record of its own, and only one of them has these.
+    pub(super) fn demand(&self) -> String {
+        let owned = self.owned();
+        if faults::is_off(Switch::Evidence) {
+            return format!("id = 1 AND {owned}");
+        }
+        format!("id = 1 AND members = {} AND {owned}", quoted(&self.members.recorded()))
+    }
+
+    /// SQL for what a counter must be to be leased from: fenced in the present epoch, for this server and store. A row without an
+    /// epoch, of an earlier build, counts as fenced in the first one.
     pub(super) fn fenced(&self) -> String {
-        let is_there = format!("SELECT epoch FROM seqsvr_meta WHERE {}", self.demand());
+        let (server, is_there) =
+            (quoted(&self.fence()), format!("SELECT epoch FROM seqsvr_meta WHERE {}", self.demand()));
         if faults::is_off(Switch::Fence) {
-            return format!("EXISTS ({is_there})");
+            format!("EXISTS ({is_there})")
+        } else if faults::is_off(Switch::Epoch) {
+            format!("server = {server} AND EXISTS ({is_there})")
+        } else {
+            format!("server = {server} AND GREATEST(epoch, 1) = ({is_there})")
         }
-        if faults::is_off(Switch::Epoch) {
-            return format!("server = {} AND EXISTS ({is_there})", quoted(&self.fence()));
-        }
-        format!("SUBSTRING_INDEX(server, ' ', -1) = '{}' AND epoch = ({is_there})", self.store_id)
     }
 
     /// The database's present epoch; an error if the server, members or store changed since it was opened. `lock`: `FOR UPDATE`,
     /// or nothing.
     pub(super) async fn epoch(&self, session: &mut Session<'_, impl Queryable>, lock: &str) -> Result<u32, StoreError> {
         let recorded = self.recorded(session, lock).await?;
-        if recorded.server != self.identity.name && are_on(&[Switch::Epoch, Switch::Fence]) {
-            return Err(self.moved(&session.at()));
-        }
-        Ok(recorded.epoch)
+        let is_owner = recorded.owner == self.identity.name || !are_on(&[Switch::Epoch, Switch::Fence]);
+        let has_members = recorded.members == self.members || faults::is_off(Switch::Evidence);
+        if is_owner && has_members { Ok(recorded.epoch) } else { Err(self.moved(&session.at())) }
     }
 
     /// What `seqsvr_meta` records, if this is the server and the store that was opened.
     async fn recorded(&self, session: &mut Session<'_, impl Queryable>, lock: &str) -> Result<Recorded, StoreError> {
         let Identity { proof, is_row_logged, .. } = &self.identity;
         let sql = format!(
-            "SELECT epoch, server, members, store_id, COALESCE({proof}, FALSE), {is_row_logged} FROM seqsvr_meta WHERE id = 1 {lock}"
+            "SELECT epoch, owner, members, store_id, COALESCE({proof}, FALSE), {is_row_logged} FROM seqsvr_meta WHERE id = 1 {lock}"
         );
         let rows: Vec<(u32, String, String, String, bool, bool)> = session.rows(&sql).await?;
-        let Some((epoch, server, members, store_id, is_proven, is_row_logged)) = rows.into_iter().next() else {
+        let Some((epoch, owner, members, store_id, is_proven, is_row_logged)) = rows.into_iter().next() else {
             let what = format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", session.at());
             return Err(StoreError::new(ErrorKind::Misconfigured, what));
         };
@@ -166,7 +181,7 @@ impl Opened {
         if !is_proven {
             return Err(self.moved(&session.at()));
         }
-        Ok(Recorded { epoch, server, members: Members::parse(&members) })
+        Ok(Recorded { epoch, owner, members: Members::parse(&members) })
     }
 
     /// The error if the server, or its cluster, is no longer the one that was opened.
@@ -183,31 +198,41 @@ impl Opened {
         script: &mut Script,
     ) -> Result<u32, StoreError> {
         let recorded = self.recorded(session, "FOR UPDATE").await?;
-        if self.is_recorded(&recorded) || !are_on(&[Switch::Epoch]) {
+        if !are_on(&[Switch::Epoch]) || self.is_up_to_date(&recorded) {
             return Ok(recorded.epoch);
         }
         let sql = self.record(&recorded);
         if script.runs(|| sql.clone()) {
             session.execute(&sql).await?;
         }
-        Ok(recorded.epoch + 1)
+        Ok(self.next_epoch(&recorded))
+    }
+
+    /// Whether nothing is to be recorded.
+    fn is_up_to_date(&self, recorded: &Recorded) -> bool {
+        recorded.owner == self.identity.name && recorded.members == self.identity.members
+    }
+
+    /// The epoch once the connected server is recorded.
+    fn next_epoch(&self, recorded: &Recorded) -> u32 {
+        recorded.epoch + u32::from(!self.is_recorded(recorded))
     }
 
     /// Whether the connected server is the recorded one. A cluster's members may differ from the recorded ones, as long as
     /// they include a majority of them.
     fn is_recorded(&self, recorded: &Recorded) -> bool {
         let Identity { name, members, .. } = &self.identity;
-        recorded.server == *name && (members.is_majority_of(&recorded.members) || faults::is_off(Switch::Evidence))
+        recorded.owner == *name && (members.is_majority_of(&recorded.members) || faults::is_off(Switch::Evidence))
     }
 
     /// The statement that records the connected server, in a new epoch unless it is the recorded one.
     fn record(&self, recorded: &Recorded) -> String {
         let Identity { name, members, proof, .. } = &self.identity;
-        let Recorded { epoch, server: before, members: members_before } = recorded;
+        let Recorded { epoch, owner: before, members: members_before } = recorded;
         format!(
-            "UPDATE seqsvr_meta SET epoch = {}, server = {}, members = {} WHERE id = 1 AND epoch = {epoch} AND server = {} \
+            "UPDATE seqsvr_meta SET epoch = {}, owner = {}, members = {} WHERE id = 1 AND epoch = {epoch} AND owner = {} \
              AND members = {} AND {proof}",
-            epoch + u32::from(!self.is_recorded(recorded)),
+            self.next_epoch(recorded),
             quoted(name),
             quoted(&members.recorded()),
             quoted(before),
@@ -224,7 +249,7 @@ pub(super) fn are_on(guards: &[Switch]) -> bool {
 /// Which server has the database, as recorded there.
 struct Recorded {
     epoch: u32,
-    server: String,
+    owner: String,
     members: Members,
 }
 
@@ -245,6 +270,8 @@ pub(super) struct Database {
     /// The configuration declares `default` as a sequence of the counter layout.
     default_is_counter: bool,
     purpose: Purpose,
+    /// An operator fences, and no host sees a majority of the recorded members. Relaxed: one command runs alone.
+    takes_parts: AtomicBool,
     node: Arc<Node>,
     opened: Mutex<Option<Arc<Opened>>>,
 }
@@ -258,7 +285,16 @@ impl Database {
         purpose: Purpose,
         node: Arc<Node>,
     ) -> Self {
-        Self { server, step, default, default_is_counter, purpose, node, opened: Mutex::default() }
+        Self {
+            server,
+            step,
+            default,
+            default_is_counter,
+            purpose,
+            takes_parts: AtomicBool::new(false),
+            node,
+            opened: Mutex::default(),
+        }
     }
 
     /// What was found when it was last opened; opens it where that is due, as on another host. Two that open it at once both
@@ -270,6 +306,11 @@ impl Database {
         let opened = Arc::new(self.open(session).await?);
         *self.slot() = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// From now on a part of a cluster is taken for the whole.
+    pub(super) fn take_parts(&self) {
+        self.takes_parts.store(true, Ordering::Relaxed);
     }
 
     /// The next one who needs it looks anew.
@@ -288,8 +329,7 @@ impl Database {
 
     /// The revision of the definitions. Forgets what was found if `default` moved since, or the cluster's members changed.
     pub(super) async fn revision(&self, session: &mut Session<'_>, opened: &Opened) -> Result<u64, StoreError> {
-        let sql =
-            format!("SELECT revision, state, COALESCE({}, FALSE) FROM seqsvr_meta WHERE id = 1", opened.identity.proof);
+        let sql = format!("SELECT revision, state, COALESCE({}, FALSE) FROM seqsvr_meta WHERE id = 1", opened.demand());
         let rows: Vec<(u64, String, bool)> = session.rows(&sql).await?;
         let (revision, state, is_proven) = rows.into_iter().next().ok_or_else(|| self.no_meta())?;
         // Each change of members is recorded before the next one, even while nobody leases.
@@ -332,10 +372,10 @@ impl Database {
             )
             .await?;
         let has = |name: &str| tables.iter().any(|table| table == name);
-        upgrade(session, has).await?;
+        self.upgrade(session, has).await?;
         let mut found = if has("seqsvr_meta") { meta(session).await? } else { None };
-        let is_recorded = self.check_members(session, &identity, found.as_ref())?;
-        self.check_only_writer(session, &identity, is_recorded, found.is_some()).await?;
+        self.check_members(session, &identity, found.as_ref())?;
+        self.check_only_writer(session, &identity, found.is_some()).await?;
         if found.is_none() {
             // Before anything is made: this may be another database than the one the node leased from.
             self.check_store(None)?;
@@ -368,7 +408,7 @@ impl Database {
             self.make_meta_row(session, &identity, layout).await?;
             found = meta(session).await?;
             if identity.is_cluster() {
-                self.check_only_writer(session, &identity, false, true).await?;
+                self.check_only_writer(session, &identity, true).await?;
             }
         } else if !has("generator_table") && found.as_ref().is_some_and(|meta| meta.layout == Layout::Tickets) {
             // Made anew, its counter would begin at 1.
@@ -381,29 +421,30 @@ impl Database {
         self.check_store(Some(&store_id))?;
         // From here on the marks are of this store, and of no other.
         self.node.remember_store(&store_id);
-        let opened = Opened { host: session.origin.host, identity, store_id, layout };
-        let epoch = self.settle(session, &opened, recorded).await?;
+        let members = recorded.members.clone();
+        let mut opened = Opened { host: session.origin.host, identity, store_id, layout, members };
+        let recorded = self.settle(session, &opened, recorded).await?;
+        let epoch = recorded.epoch;
+        opened.members = recorded.members;
         if layout == Layout::Counter && revision == NEVER_USED {
             self.make_default(session, &opened, epoch).await?;
         }
         Ok(opened)
     }
 
-    /// Whether the present members are a majority of the recorded ones. Fails if they are not, unless an operator fences.
+    /// Fails if the present members are not a majority of the recorded ones, unless an operator fences.
     fn check_members(
         &self,
         session: &Session<'_>,
         identity: &Identity,
         found: Option<&Meta>,
-    ) -> Result<bool, StoreError> {
-        let Some(Meta { recorded, .. }) = found.filter(|meta| !meta.recorded.members.is_empty()) else {
-            return Ok(false);
-        };
-        if identity.members.is_majority_of(&recorded.members) || faults::is_off(Switch::Evidence) {
-            return Ok(true);
-        }
-        if self.purpose == Purpose::Fence {
-            return Ok(false);
+    ) -> Result<(), StoreError> {
+        let Some(Meta { recorded, .. }) = found else { return Ok(()) };
+        if identity.members.is_majority_of(&recorded.members)
+            || self.takes_parts.load(Ordering::Relaxed)
+            || faults::is_off(Switch::Evidence)
+        {
+            return Ok(());
         }
         let at = session.at();
         Err(StoreError::new(
@@ -413,7 +454,7 @@ impl Database {
                  it, and IDs that the other part leased could be repeated, so nothing is leased. If the other part serves, let this \
                  server join it. If all of the cluster was down, or this part is to go on without the other one, make sure that no \
                  other part ever takes writes again. Then: {FENCE_ALL}",
-                recorded.server,
+                recorded.owner,
                 identity.members.share_of(&recorded.members),
             ),
         ))
@@ -425,23 +466,20 @@ impl Database {
         session: &mut Session<'_>,
         opened: &Opened,
         mut recorded: Recorded,
-    ) -> Result<u32, StoreError> {
-        let Identity { name, members, .. } = &opened.identity;
+    ) -> Result<Recorded, StoreError> {
         for _ in 0..MOST_TRIES {
             if recorded.epoch == 0 {
                 self.take_over(opened).await?;
-            } else if (recorded.server == *name && recorded.members == *members)
-                || self.purpose != Purpose::Serve
-                || !are_on(&[Switch::Epoch])
-            {
-                return Ok(recorded.epoch);
+            } else if opened.is_up_to_date(&recorded) || self.purpose != Purpose::Serve || !are_on(&[Switch::Epoch]) {
+                return Ok(recorded);
             } else if session.execute(&opened.record(&recorded)).await?.affected_rows == 1
                 && !opened.is_recorded(&recorded)
             {
                 tracing::warn!(
-                    "{}: '{name}' has the database now; it was '{}'. Each sequence must be fenced (epoch {})",
+                    "{}: '{}' has the database now; it was '{}'. Each sequence must be fenced (epoch {})",
                     session.at(),
-                    recorded.server,
+                    opened.identity.name,
+                    recorded.owner,
                     recorded.epoch + 1
                 );
             }
@@ -457,33 +495,27 @@ impl Database {
         let sql = "SELECT epoch, server, state FROM seqsvr_meta WHERE id = 1 FOR UPDATE";
         let rows: Vec<(u32, String, String)> = session.rows(sql).await?;
         let Some((0, server, state)) = rows.into_iter().next() else { return Ok(()) };
-        let old_name = &opened.identity.old_name;
-        let old_fence = quoted(&format!("{old_name} {}", opened.store_id));
-        let others = format!("SELECT 1 FROM seqsvr_sequence WHERE server NOT IN ({old_fence}, '{REGRESSED}') LIMIT 1");
-        let has_counters = match session.rows::<u64>(&others).await {
-            Ok(others) if others.is_empty() => true,
-            Ok(_) => return self.begin_epochs(session, opened, 0).await,
-            Err(failed) if failed.is(&[NO_SUCH_TABLE]) => false,
+        let fence = quoted(&opened.fence());
+        let others = format!("SELECT 1 FROM seqsvr_sequence WHERE server NOT IN ({fence}, '{REGRESSED}') LIMIT 1");
+        let is_known = match session.rows::<u64>(&others).await {
+            Ok(others) => others.is_empty(),
+            Err(failed) if failed.is(&[NO_SUCH_TABLE]) => true,
             Err(failed) => return Err(failed.error),
         };
-        if layout_of(&state) == Layout::Tickets && server != *old_name {
-            return self.begin_epochs(session, opened, 0).await;
-        }
-        if has_counters {
-            session.execute("UPDATE seqsvr_sequence SET epoch = 1").await?;
-        }
-        self.begin_epochs(session, opened, 1).await
+        let is_fenced = is_known && (layout_of(&state) == Layout::Counter || server == opened.identity.server);
+        // Rows without an epoch count as fenced in the first one.
+        self.begin_epochs(session, opened, if is_fenced { (1, 1) } else { (2, 0) }).await
     }
 
     async fn begin_epochs(
         &self,
         mut session: Session<'_, Transaction<'static>>,
         opened: &Opened,
-        ticket_epoch: u32,
+        (epoch, ticket_epoch): (u32, u32),
     ) -> Result<(), StoreError> {
         let Identity { name, members, proof, .. } = &opened.identity;
         let sql = format!(
-            "UPDATE seqsvr_meta SET epoch = 1, ticket_epoch = {ticket_epoch}, server = {}, members = {} WHERE id = 1 AND {proof}",
+            "UPDATE seqsvr_meta SET epoch = {epoch}, ticket_epoch = {ticket_epoch}, owner = {}, members = {} WHERE id = 1 AND {proof}",
             quoted(name),
             quoted(&members.recorded())
         );
@@ -500,13 +532,12 @@ impl Database {
         &self,
         session: &mut Session<'_>,
         identity: &Identity,
-        is_recorded: bool,
         has_meta: bool,
     ) -> Result<(), StoreError> {
         if faults::is_off(Switch::OneWriter) {
             return Ok(());
         }
-        for (other, role) in identity.roles_of_others(&self.server, session, is_recorded, has_meta).await? {
+        for (other, role) in identity.roles_of_others(&self.server, session, has_meta).await? {
             match role {
                 Role::Writer => {
                     return Err(StoreError::new(
@@ -522,6 +553,39 @@ impl Database {
                     tracing::warn!("{}: {other} takes writes but is not used: {why}", session.at());
                 }
                 Role::Same | Role::StandIn | Role::Away(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the columns that tables of the first builds lack.
+    async fn upgrade(&self, session: &mut Session<'_>, has: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+        let at = session.at();
+        let mut old = Vec::new();
+        for (table, ddl) in UPGRADES.iter().filter(|(table, _)| has(table)) {
+            match session.rows::<u64>(&format!("SELECT epoch FROM {table} LIMIT 0")).await {
+                Ok(_) => {}
+                Err(failed) if failed.is(&[NO_SUCH_COLUMN]) => old.push(*ddl),
+                Err(failed) => return Err(failed.error),
+            }
+        }
+        if self.purpose == Purpose::Use && !old.is_empty() {
+            return Err(self.misconfigured("the tables are of an earlier version. Start a node of this version first"));
+        }
+        for ddl in &old {
+            match session.execute(ddl).await {
+                Ok(_) => tracing::warn!("{at}: upgraded a table: {ddl}"),
+                Err(failed) if failed.is(&[DUPLICATE_COLUMN]) => {}
+                Err(failed) if failed.is(&[1044, 1142]) => {
+                    return Err(StoreError::new(
+                        ErrorKind::Misconfigured,
+                        format!(
+                            "{at}: the tables are of an earlier version and this account may not alter them. As an administrator run:\n{};",
+                            old.join(";\n")
+                        ),
+                    ));
+                }
+                Err(failed) => return Err(failed.error),
             }
         }
         Ok(())
@@ -579,11 +643,12 @@ impl Database {
         };
         // The step is the one of our configuration: the seed recorded none.
         let sql = format!(
-            "INSERT IGNORE INTO seqsvr_meta (id, step, first_ticket, state, server, store_id, epoch, ticket_epoch, members) \
-             VALUES (1, {}, {first_ticket}, '{state}', {}, '{}', 1, 1, {})",
+            "INSERT IGNORE INTO seqsvr_meta (id, step, first_ticket, state, server, store_id, owner, epoch, ticket_epoch, \
+             members) VALUES (1, {}, {first_ticket}, '{state}', {}, '{}', {}, 1, 1, {})",
             self.step.get(),
-            quoted(&identity.name),
+            quoted(&identity.server),
             uuid::Uuid::new_v4(),
+            quoted(&identity.name),
             quoted(&identity.members.recorded())
         );
         if session.execute(&sql).await?.affected_rows == 1 && layout == Layout::Tickets {
@@ -637,44 +702,14 @@ fn layout_of(state: &str) -> Layout {
 }
 
 async fn meta(session: &mut Session<'_>) -> Result<Option<Meta>, StoreError> {
-    let sql = "SELECT store_id, state, revision, epoch, server, members FROM seqsvr_meta WHERE id = 1";
+    let sql = "SELECT store_id, state, revision, epoch, owner, members FROM seqsvr_meta WHERE id = 1";
     let rows: Vec<(String, String, u64, u32, String, String)> = session.rows(sql).await?;
-    Ok(rows.into_iter().next().map(|(store_id, state, revision, epoch, server, members)| Meta {
+    Ok(rows.into_iter().next().map(|(store_id, state, revision, epoch, owner, members)| Meta {
         store_id,
         layout: layout_of(&state),
         revision,
-        recorded: Recorded { epoch, server, members: Members::parse(&members) },
+        recorded: Recorded { epoch, owner, members: Members::parse(&members) },
     }))
-}
-
-/// Adds the columns that tables of the first builds lack.
-async fn upgrade(session: &mut Session<'_>, has: impl Fn(&str) -> bool) -> Result<(), StoreError> {
-    let at = session.at();
-    let mut old = Vec::new();
-    for (table, ddl) in UPGRADES.iter().filter(|(table, _)| has(table)) {
-        match session.rows::<u64>(&format!("SELECT epoch FROM {table} LIMIT 0")).await {
-            Ok(_) => {}
-            Err(failed) if failed.is(&[NO_SUCH_COLUMN]) => old.push(*ddl),
-            Err(failed) => return Err(failed.error),
-        }
-    }
-    for ddl in &old {
-        match session.execute(ddl).await {
-            Ok(_) => tracing::warn!("{at}: upgraded a table: {ddl}"),
-            Err(failed) if failed.is(&[DUPLICATE_COLUMN]) => {}
-            Err(failed) if failed.is(&[1044, 1142]) => {
-                return Err(StoreError::new(
-                    ErrorKind::Misconfigured,
-                    format!(
-                        "{at}: the tables are of an earlier version and this account may not alter them. As an administrator run:\n{};",
-                        old.join(";\n")
-                    ),
-                ));
-            }
-            Err(failed) => return Err(failed.error),
-        }
-    }
-    Ok(())
 }
 
 /// Makes what is missing; where the account may not, the error says what an administrator has to run.

@@ -58,7 +58,7 @@ async fn look(server: &Arc<Server>, expected: Expected<'_>, findings: &mut Vec<F
     };
     let state = state::Facts::ask(&mut session, &identity, &tables, expected).await?;
     // Without the token of a Galera cluster: an examination writes nothing.
-    let roles = identity.roles_of_others(server, &mut session, state.is_recorded(&identity), false).await?;
+    let roles = identity.roles_of_others(server, &mut session, false).await?;
     findings.extend(roles.into_iter().map(host));
     let began_at = if tables.has(tables::GENERATOR) { rows::highest(&mut session).await? } else { 0 };
     findings.extend(state.judge(expected));

@@ -31,6 +31,9 @@ const GROUP_MEMBERS: &str = "SELECT m.MEMBER_ID, m.MEMBER_STATE, COALESCE(s.VIEW
      FROM performance_schema.replication_group_members m \
      LEFT JOIN performance_schema.replication_group_member_stats s USING (MEMBER_ID)";
 
+/// The states of the members of a group that vote, and can be reached.
+const VOTERS: [&str; 2] = ["ONLINE", "RECOVERING"];
+
 /// The account may not read a table.
 const TABLE_DENIED: u16 = 1142;
 
@@ -43,8 +46,8 @@ pub(super) struct Identity {
     pub(super) proof: String,
     /// The cluster's members; empty without a cluster.
     pub(super) members: Members,
-    /// What the first builds recorded as `name`.
-    pub(super) old_name: String,
+    /// The same without the incarnation, as counters' rows and earlier builds record it.
+    pub(super) server: String,
     /// SQL that is true if what a statement changes is logged as rows.
     pub(super) is_row_logged: &'static str,
     /// The make of server, if its auto-increment values do not rise: no tickets can be leased from it.
@@ -109,7 +112,7 @@ enum Standing {
 #[derive(Default)]
 struct Read {
     name: String,
-    old_name: String,
+    server: String,
     proof: String,
     members: Members,
     /// Which member this server is.
@@ -165,7 +168,7 @@ impl Kind {
             return Ok(Standing::Stray(format!("it has no identity: {expression} is empty")));
         }
         let proof = format!("{expression} = {}", quoted(&name));
-        Ok(Standing::Serves(Read { old_name: name.clone(), name, proof, ..Read::default() }))
+        Ok(Standing::Serves(Read { server: name.clone(), name, proof, ..Read::default() }))
     }
 
     async fn read_galera(
@@ -179,18 +182,20 @@ impl Kind {
         );
         let me = format!("(SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = 'wsrep_gcomm_uuid')");
         // If `wsrep_on` was turned off, a session writes to this node alone.
-        let sql = format!("SELECT IF(@@wsrep_on, {view}, NULL), {me}");
+        let size = format!("(SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = 'wsrep_cluster_size')");
+        let sql = format!("SELECT IF(@@wsrep_on, {view}, NULL), {me}, {size}");
         let read_view = async |session: &mut Session<'_, _>| {
-            let rows: Vec<(Option<String>, Option<String>)> = session.rows(&sql).await?;
+            let rows: Vec<(Option<String>, Option<String>, Option<String>)> = session.rows(&sql).await?;
             Ok::<_, StoreError>(rows.into_iter().next().unwrap_or_default())
         };
-        let (before, me) = read_view(session).await?;
+        let (before, me, size) = read_view(session).await?;
         let members: Vec<String> = session
             .rows(GALERA_MEMBERS)
             .await
             .map_err(|failed| denied(failed, "GRANT SELECT ON mysql.wsrep_cluster_members"))?;
-        let (after, _) = read_view(session).await?;
-        if before != after {
+        let (after, ..) = read_view(session).await?;
+        // The table and the status may not change at the same moment.
+        if before != after || (before.is_some() && size != Some(members.len().to_string())) {
             let what = format!("{}: the members of the Galera cluster change just now", session.at());
             return Err(StoreError::new(ErrorKind::Moved, what));
         }
@@ -205,7 +210,7 @@ impl Kind {
             ));
         }
         let proof = format!("@@wsrep_on AND {view} = {}", quoted(&now));
-        Ok(Standing::Serves(Read { old_name: name.clone(), name, proof, members, me }))
+        Ok(Standing::Serves(Read { server: name.clone(), name, proof, members, me }))
     }
 
     async fn read_group(self, session: &mut Session<'_, impl Queryable>) -> Result<Standing, StoreError> {
@@ -223,16 +228,23 @@ impl Kind {
             return Ok(Standing::Stray(format!("it is outside of its group: MEMBER_STATE is {state}")));
         }
         let names: Vec<String> = session.rows("SELECT @@group_replication_group_name").await?;
-        let old_name = names.into_iter().next().unwrap_or_default();
-        let name = format!("{old_name}:{}", view.split(':').next().unwrap_or_default());
+        let server = names.into_iter().next().unwrap_or_default();
+        let name = format!("{server}:{}", view.split(':').next().unwrap_or_default());
         let proof = format!(
             "(SELECT IF(m.MEMBER_STATE = 'ONLINE', s.VIEW_ID, '') FROM performance_schema.replication_group_members m \
              JOIN performance_schema.replication_group_member_stats s USING (MEMBER_ID) WHERE m.MEMBER_ID = @@server_uuid) = {}",
             quoted(view)
         );
-        let online = rows.iter().filter(|(_, state, ..)| state == "ONLINE").map(|(id, ..)| id.clone());
-        let (members, me) = (Members::new(online.collect()), me.clone());
-        Ok(Standing::Serves(Read { name, old_name, proof, members, me }))
+        // One that recovers votes too. No change of the view tells when it is online, or when one is reachable again.
+        let voters = rows.iter().filter(|(_, state, ..)| VOTERS.contains(&&**state)).map(|(id, ..)| id.clone());
+        let (members, me) = (Members::new(voters.collect()), me.clone());
+        let proof = format!(
+            "{proof} AND (SELECT GROUP_CONCAT(MEMBER_ID ORDER BY MEMBER_ID SEPARATOR ' ') \
+             FROM performance_schema.replication_group_members WHERE MEMBER_STATE IN ('{}')) = {}",
+            VOTERS.join("', '"),
+            quoted(&members.recorded())
+        );
+        Ok(Standing::Serves(Read { name, server, proof, members, me }))
     }
 }
 
@@ -290,11 +302,11 @@ impl Identity {
         }
         let has_format = is_logged && !value("binlog_format").is_empty() && !faults::is_off(Switch::RowFormat);
         match kind.read(session).await? {
-            Standing::Serves(Read { name, old_name, proof, members, .. }) => Ok(Self {
+            Standing::Serves(Read { name, server, proof, members, .. }) => Ok(Self {
                 name,
                 proof,
                 members,
-                old_name,
+                server,
                 is_row_logged: if has_format { "@@binlog_format <> 'STATEMENT'" } else { "TRUE" },
                 not_rising,
                 kind,
@@ -308,85 +320,32 @@ impl Identity {
         !self.members.is_empty()
     }
 
-    /// The roles of the other hosts of `mysql.host`. `is_recorded`: the members of the cluster are a majority of the recorded
-    /// ones, so a host that is not one of them is a stray. `has_meta`: the table exists by which Galera nodes prove to be one.
+    /// The roles of the other hosts of `mysql.host`. `has_meta`: the table exists by which Galera nodes prove to be one.
     pub(super) async fn roles_of_others(
         &self,
         server: &Arc<Server>,
         session: &mut Session<'_>,
-        is_recorded: bool,
         has_meta: bool,
     ) -> Result<Vec<(DatabaseHost, Role)>, StoreError> {
         let others = server.others(session, self, has_meta).await?;
         let role = |answer: Result<HostStatus, String>| match answer {
             Err(why) => Role::Away(why),
-            Ok(status) if status.is_same => Role::Same,
+            Ok(status) if status.proof == Proof::Shown => Role::Same,
             Ok(HostStatus { takes_writes: false, .. }) => Role::StandIn,
             Ok(HostStatus { stray: Some(why), .. }) if self.is_cluster() => Role::Stray(why),
-            Ok(_) if self.is_cluster() && is_recorded => {
-                Role::Stray("it is not a member of the cluster that this database belongs to".to_owned())
-            }
             Ok(_) => Role::Writer,
         };
         Ok(others.into_iter().map(|(other, answer)| (other, role(answer))).collect())
     }
 
-    /// Leaves on the connected server what only the same one can show: a lock, or in a Galera cluster a token.
-    pub(super) async fn leave_evidence(
-        &self,
-        session: &mut Session<'_>,
-        evidence: &Evidence,
-        has_meta: bool,
-    ) -> Result<(), StoreError> {
-        match self.kind {
-            _ if faults::is_off(Switch::Evidence) => {}
-            Kind::MySql | Kind::MariaDb => {
-                let _: Vec<Option<u64>> = session.rows(&format!("SELECT GET_LOCK('{}', 0)", evidence.lock)).await?;
-            }
-            Kind::Galera(_) if has_meta => {
-                session.execute(&format!("UPDATE seqsvr_meta SET token = '{}' WHERE id = 1", evidence.token)).await?;
-            }
-            Kind::Galera(_) | Kind::Group => {}
-        }
-        Ok(())
-    }
-
-    /// Removes the evidence. Fails if another node has replaced it with its own, because the answers then prove nothing.
-    pub(super) async fn take_evidence_back(
-        &self,
-        session: &mut Session<'_>,
-        evidence: &Evidence,
-        has_meta: bool,
-    ) -> Result<(), StoreError> {
-        match self.kind {
-            _ if faults::is_off(Switch::Evidence) => {}
-            Kind::MySql | Kind::MariaDb => {
-                let _: Vec<Option<u64>> = session.rows(&format!("SELECT RELEASE_LOCK('{}')", evidence.lock)).await?;
-            }
-            Kind::Galera(_) if has_meta => {
-                let tokens: Vec<String> = session.rows(TOKEN).await?;
-                if tokens.first() != Some(&evidence.token) {
-                    let what = format!("{}: another node looks at the hosts at the same time", session.at());
-                    return Err(StoreError::new(ErrorKind::Conflict, what));
-                }
-            }
-            Kind::Galera(_) | Kind::Group => {}
-        }
-        Ok(())
+    /// Whether a lock shows that another host is the same server.
+    pub(super) fn is_shown_by_lock(&self) -> bool {
+        matches!(self.kind, Kind::MySql | Kind::MariaDb) && !faults::is_off(Switch::Evidence)
     }
 }
 
 /// The token that a Galera node shows.
-const TOKEN: &str = "SELECT token FROM seqsvr_meta WHERE id = 1";
-
-/// What only the same server can know.
-#[derive(Clone, Debug)]
-pub(super) struct Evidence {
-    /// The name of a lock. It stays the same for the life of the process, so that a session holds at most one.
-    pub(super) lock: String,
-    /// A random text, new each time.
-    pub(super) token: String,
-}
+pub(super) const TOKEN: &str = "SELECT token FROM seqsvr_meta WHERE id = 1";
 
 /// The error for a server outside of the cluster that the database belongs to.
 pub(super) fn stray(at: &str, why: &str) -> StoreError {
@@ -433,19 +392,28 @@ pub(super) const ONE_IS_TO_WRITE: &str = "After a failover make the old primary 
 /// What a host that is not leased from says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HostStatus {
-    /// It proved to be the server that asks, or in its cluster.
-    is_same: bool,
-    /// Why it is outside of its own cluster.
+    /// Whether it is the server that asks, or in its cluster.
+    pub(super) proof: Proof,
+    /// Why it is outside of its own cluster, or of no part that may go on.
     stray: Option<String>,
     takes_writes: bool,
 }
 
+/// Whether another host has proved to be the same server or cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    Shown,
+    /// It is a node of the Galera cluster, which is to show the token.
+    ByToken,
+    Missing,
+}
+
 impl HostStatus {
-    /// Asks for `asking`, over a session of its own.
+    /// Asks for `asking`, over a session of its own. `lock` is held on the server that asks.
     pub(super) async fn ask(
         session: &mut Session<'_>,
         asking: &Identity,
-        evidence: &Evidence,
+        lock: &str,
         has_meta: bool,
     ) -> Result<Self, StoreError> {
         let variables = Variables(session.rows(Variables::QUERY).await?);
@@ -456,21 +424,29 @@ impl HostStatus {
         let takes_writes = takes_writes(session).await?;
         let read = match kind.read(session).await? {
             Standing::Serves(read) => read,
-            Standing::Stray(why) => return Ok(Self { is_same: false, stray: Some(why), takes_writes }),
+            Standing::Stray(why) => return Ok(Self { proof: Proof::Missing, stray: Some(why), takes_writes }),
         };
-        let has_same_name = read.name == asking.name;
-        let is_same = has_same_name
-            && match asking.kind {
-                _ if faults::is_off(Switch::Evidence) => true,
-                Kind::MySql | Kind::MariaDb => {
-                    let sql = format!("SELECT IS_USED_LOCK('{}')", evidence.lock);
-                    session.rows::<Option<u64>>(&sql).await?.into_iter().next().flatten().is_some()
-                }
-                Kind::Galera(_) | Kind::Group if !asking.members.contains(&read.me) => false,
-                Kind::Galera(_) if has_meta => session.rows::<String>(TOKEN).await?.first() == Some(&evidence.token),
-                Kind::Galera(_) | Kind::Group => true,
-            };
-        Ok(Self { is_same, stray: None, takes_writes })
+        let shown = |is_shown| if is_shown { Proof::Shown } else { Proof::Missing };
+        let proof = match asking.kind {
+            _ if read.name != asking.name => Proof::Missing,
+            _ if faults::is_off(Switch::Evidence) => Proof::Shown,
+            Kind::MySql | Kind::MariaDb => {
+                let holder: Vec<Option<u64>> = session.rows(&format!("SELECT IS_USED_LOCK('{lock}')")).await?;
+                shown(holder.into_iter().next().flatten().is_some())
+            }
+            Kind::Galera(_) if has_meta && asking.members.contains(&read.me) => Proof::ByToken,
+            Kind::Galera(_) | Kind::Group => shown(asking.members.contains(&read.me)),
+        };
+        let mut stray = None;
+        if proof == Proof::Missing && asking.is_cluster() {
+            // A part that may go on by its own record is leased from by others: no stray, but a second writer.
+            let recorded = session.rows::<String>("SELECT members FROM seqsvr_meta WHERE id = 1").await;
+            let recorded = recorded.ok().and_then(|rows| rows.first().map(|members| Members::parse(members)));
+            stray = recorded
+                .filter(|recorded| !read.members.is_majority_of(recorded))
+                .map(|recorded| format!("it sees {} of its cluster", read.members.share_of(&recorded)));
+        }
+        Ok(Self { proof, stray, takes_writes })
     }
 }
 

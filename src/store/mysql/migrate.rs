@@ -33,7 +33,7 @@ impl MySql {
         script: &mut Script,
     ) -> Result<Begun, StoreError> {
         let refused = |what: String| Err(StoreError::new(ErrorKind::Refused, what));
-        let is_fenced = format!("ticket_epoch = epoch AND {}", opened.demand());
+        let is_fenced = format!("ticket_epoch = epoch AND {}", opened.owned());
         let begun = format!("{MIGRATING}-{:06x}", uuid::Uuid::new_v4().as_u64_pair().0 >> 40);
         let sql = format!(
             "UPDATE seqsvr_meta SET state = '{begun}' WHERE id = 1 AND (state = 'ok' OR state LIKE '{MIGRATING}%') \

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::identity::{Evidence, HostStatus, Identity, READ_ONLY_QUERY, is_writable};
+use super::identity::{HostStatus, Identity, Proof, READ_ONLY_QUERY, TOKEN, is_writable};
 use super::session::Session;
 use super::{ErrorKind, StoreError};
 use crate::config::{self, DatabaseHost, SslMode};
@@ -40,8 +40,10 @@ const ANSWERS_LAST: Duration = Duration::from_secs(5);
 /// - `autocommit`: a server's `init_connect` may have turned it off.
 /// - `sql_mode`: a number past the column's end must be an error, not a silently smaller number.
 /// - The lock waits end before our statement time-out, so that no statement is left behind on the server.
-const SESSION: &str =
-    "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4";
+/// - `wait_timeout`: a client that vanishes in a transaction must not keep the lock on `seqsvr_meta` for hours. Longer than a
+///   connection is kept idle here.
+const SESSION: &str = "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4, \
+     wait_timeout = 120";
 
 /// The code of a server that does not know a variable.
 const UNKNOWN_VARIABLE: u16 = 1193;
@@ -145,6 +147,11 @@ impl Server {
 
     fn has_stand_ins(&self) -> bool {
         self.config.host.all().len() > 1
+    }
+
+    /// How many hosts there are.
+    pub(super) fn hosts(&self) -> usize {
+        self.config.host.all().len()
     }
 
     pub(super) fn requires_durable(&self) -> bool {
@@ -335,36 +342,94 @@ impl Server {
             (asked.without, asked.moves, &asked.by) == (host, moves, &by) && asked.at + ANSWERS_LAST >= began
         };
         if !asked.as_ref().is_some_and(is_fresh) {
-            let evidence = Evidence { lock: self.lock.clone(), token: Uuid::new_v4().to_string() };
-            identity.leave_evidence(session, &evidence, has_meta).await?;
-            let mut asking = JoinSet::new();
-            for n in (0..all.len()).filter(|n| *n != host) {
-                let (server, identity, evidence) = (self.clone(), identity.clone(), evidence.clone());
-                asking.spawn(async move {
-                    let answer = timeout(CONNECT_TIMEOUT, server.ask(n, &identity, &evidence, has_meta)).await;
-                    let late = |_| format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
-                    (n, answer.map_err(late).and_then(|answer| answer))
-                });
+            if identity.is_shown_by_lock() {
+                let _: Vec<Option<u64>> = session.rows(&format!("SELECT GET_LOCK('{}', 0)", self.lock)).await?;
             }
-            let mut answers = asking.join_all().await;
-            identity.take_evidence_back(session, &evidence, has_meta).await?;
-            answers.sort_by_key(|(n, _)| *n);
+            let answers = self.ask_all(host, identity, has_meta).await;
+            if identity.is_shown_by_lock() {
+                let _: Vec<Option<u64>> = session.rows(&format!("SELECT RELEASE_LOCK('{}')", self.lock)).await?;
+            }
+            let answers = self.show_token(session, answers).await?;
             *asked = Some(Asked { without: host, moves, by, at: Instant::now(), answers });
         }
         let answers = asked.iter().flat_map(|asked| &asked.answers);
         Ok(answers.map(|(n, answer)| (all[*n].clone(), answer.clone())).collect())
     }
 
+    /// What all hosts but the one with the index `host` say, side by side.
+    async fn ask_all(self: &Arc<Self>, host: usize, identity: &Identity, has_meta: bool) -> Vec<(usize, Answer)> {
+        let mut asking = JoinSet::new();
+        for n in (0..self.config.host.all().len()).filter(|n| *n != host) {
+            let (server, identity) = (self.clone(), identity.clone());
+            asking.spawn(async move {
+                let ask =
+                    async |session: &mut Session<'_>| HostStatus::ask(session, &identity, &server.lock, has_meta).await;
+                (n, server.ask(n, ask).await)
+            });
+        }
+        let mut answers = asking.join_all().await;
+        answers.sort_by_key(|(n, _)| *n);
+        answers
+    }
+
+    /// Has the nodes of a Galera cluster show a token that is written here, once it is known which of them answer: other nodes
+    /// may write theirs at any time, so this must be quick. One that is read here too, afterwards, is as good as ours.
+    async fn show_token(
+        self: &Arc<Self>,
+        session: &mut Session<'_>,
+        mut answers: Vec<(usize, Answer)>,
+    ) -> Result<Vec<(usize, Answer)>, StoreError> {
+        let is_due = |answer: &Answer| answer.as_ref().is_ok_and(|status| status.proof == Proof::ByToken);
+        if !answers.iter().any(|(_, answer)| is_due(answer)) {
+            return Ok(answers);
+        }
+        let own = Uuid::new_v4().to_string();
+        session.execute(&format!("UPDATE seqsvr_meta SET token = '{own}' WHERE id = 1")).await?;
+        let mut asking = JoinSet::new();
+        for (place, (host, _)) in answers.iter().enumerate().filter(|(_, (_, answer))| is_due(answer)) {
+            let (server, host) = (self.clone(), *host);
+            asking.spawn(async move {
+                let ask = async |session: &mut Session<'_>| Ok(session.rows::<String>(TOKEN).await?);
+                (place, server.ask(host, ask).await)
+            });
+        }
+        let shown = asking.join_all().await;
+        let here: Vec<String> = session.rows(TOKEN).await?;
+        for (place, tokens) in shown {
+            let answer = &mut answers[place].1;
+            match tokens {
+                Err(why) => *answer = Err(why),
+                Ok(tokens) if tokens.first() == Some(&own) || tokens == here => {
+                    answer.as_mut().expect("it answered").proof = Proof::Shown;
+                }
+                Ok(_) if here.first() != Some(&own) => {
+                    let what = format!("{}: another node looks at the hosts at the same time", session.at());
+                    return Err(StoreError::new(ErrorKind::Conflict, what));
+                }
+                Ok(_) => answer.as_mut().expect("it answered").proof = Proof::Missing,
+            }
+        }
+        Ok(answers)
+    }
+
     /// Asks the host with the index `host` over a separate connection.
-    async fn ask(&self, host: usize, asking: &Identity, evidence: &Evidence, has_meta: bool) -> Answer {
+    async fn ask<T>(
+        &self,
+        host: usize,
+        ask: impl AsyncFnOnce(&mut Session<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, String> {
         let options = options(&self.config, &self.config.host.all()[host]);
-        let conn = Conn::new(options).await.map_err(|error| error.to_string())?;
-        // No link has this number: an error of this host must not affect the one that is used.
-        let origin = Origin { number: u64::MAX, host };
-        let mut session = Session { conn, server: self, origin, is_useless: true, _turn: None };
-        let status = HostStatus::ask(&mut session, asking, evidence, has_meta).await;
-        session.close_if_useless().await;
-        status.map_err(|error| error.what)
+        let answer = async {
+            let conn = Conn::new(options).await.map_err(|error| error.to_string())?;
+            // No link has this number: an error of this host must not affect the one that is used.
+            let origin = Origin { number: u64::MAX, host };
+            let mut session = Session { conn, server: self, origin, is_useless: true, _turn: None };
+            let answer = ask(&mut session).await;
+            session.close_if_useless().await;
+            answer.map_err(|error| error.what)
+        };
+        let late = |_| format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+        timeout(CONNECT_TIMEOUT, answer).await.map_err(late).and_then(|answer| answer)
     }
 
     pub(super) async fn close(&self) {
@@ -381,7 +446,7 @@ impl Server {
     pub(super) fn failed(&self, origin: Origin, doing: &str, error: &mysql_async::Error) -> StoreError {
         let (kind, why, hint) = match error {
             mysql_async::Error::Server(error) => {
-                let (kind, hint) = classify(error.code);
+                let (kind, hint) = classify(error);
                 (kind, format!("error {}: {}", error.code, error.message), hint)
             }
             mysql_async::Error::Io(mysql_async::IoError::Io(error)) => {
@@ -425,8 +490,10 @@ pub(super) fn is_without_answer(error: &mysql_async::Error) -> bool {
 pub(super) const READ_ONLY: [u16; 4] = [1047, 1290, 1792, 1836];
 
 /// What a server's error code means for a lease, and what to add to its message.
-fn classify(code: u16) -> (ErrorKind, &'static str) {
-    match code {
+fn classify(error: &mysql_async::ServerError) -> (ErrorKind, &'static str) {
+    match error.code {
+        // A deadlock at COMMIT, on several primaries of Group Replication.
+        1180 if error.message.contains("149") => (ErrorKind::Conflict, ""),
         // Lock wait time-out, deadlock (also Galera's certification failure, which comes at COMMIT too), Group Replication's
         // certification failure.
         1205 | 1213 | 3101 => (ErrorKind::Conflict, ""),

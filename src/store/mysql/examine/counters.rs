@@ -46,6 +46,7 @@ pub(super) async fn examine(
         identity: identity.clone(),
         store_id: state.store_id().to_owned(),
         layout: if state.is_moved() { Layout::Counter } else { Layout::Tickets },
+        members: identity.members.clone(),
     };
     let server = &opened.fence();
     let present = Present { server, epoch: state.epoch() };

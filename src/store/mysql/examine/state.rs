@@ -86,12 +86,6 @@ impl Facts {
         self.row().and_then(|meta| number(meta, "epoch")).and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or(0)
     }
 
-    /// Whether the members of `identity` are a majority of those that are recorded.
-    pub(super) fn is_recorded(&self, identity: &Identity) -> bool {
-        let recorded = self.recorded_members();
-        !recorded.is_empty() && identity.members.is_majority_of(&recorded)
-    }
-
     fn recorded_members(&self) -> Members {
         Members::parse(self.row().map_or("", |meta| text(meta, "members")))
     }
@@ -142,7 +136,7 @@ impl Facts {
     /// Compares the server with the one that had the database when it was last leased from.
     fn identity(&self, meta: &Line) -> Finding {
         const WHAT: &str = "identity";
-        let (here, recorded) = (&self.connected_to, text(meta, "server"));
+        let (here, recorded) = (&self.connected_to, text(meta, "owner"));
         let epoch = self.epoch();
         if epoch == 0 {
             return Finding::warn(
@@ -276,7 +270,7 @@ mod tests {
         let healthy = [
             ("step", "100"),
             ("state", "ok"),
-            ("server", "me"),
+            ("owner", "me"),
             ("store_id", "s"),
             ("epoch", "2"),
             ("ticket_epoch", "2"),
@@ -313,7 +307,7 @@ mod tests {
         let none = || Facts { meta: Ok(None), ..facts(&[]) };
         for (facts, what, verdict, told) in [
             (facts(&[("step", "1000")]), "step", Verdict::Fail, "1000 is recorded, 100 is configured"),
-            (facts(&[("server", "old")]), "identity", Verdict::Fail, "'old' had the database last (epoch 2)"),
+            (facts(&[("owner", "old")]), "identity", Verdict::Fail, "'old' had the database last (epoch 2)"),
             (facts(&[("ticket_epoch", "1")]), "identity", Verdict::Fail, "the tickets were not fenced"),
             (facts(&[("epoch", "0")]), "identity", Verdict::Warn, "of an earlier version"),
             (facts(&[("members", "a b c")]), "identity", Verdict::Fail, "0 of the 3 recorded members"),

@@ -8,8 +8,8 @@ use mysql_async::prelude::Queryable;
 
 use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Recorded};
 use super::super::super::{Fence, Script};
-use super::super::counter::{WHY_NOT_FENCED, unrecorded};
-use super::super::database::{MOVED, Opened, are_on};
+use super::super::counter::{MOST_TRIES, WHY_NOT_FENCED, unrecorded};
+use super::super::database::{MOVED, Opened};
 use super::super::identity::{quoted, statement_format};
 use super::super::{Identity, Session};
 use super::{
@@ -30,15 +30,17 @@ pub(super) struct Seen {
     store_id: String,
     /// The epoch in which the tickets were last fenced, and the present one.
     pub(super) epoch: (u32, u32),
+    /// What the database records of its server and members is what it did when it was opened.
+    is_as_opened: bool,
 }
 
-/// The columns of [`Seen`], in its order. Then whether the server and its cluster's members are the same as when the database
-/// was opened, and whether the server logs rows.
-type Row = (Option<u64>, u64, u64, u64, String, String, String, u32, u32, bool, bool);
+/// The columns of [`Seen`], in its order; then whether the server is the one that was opened, and whether it logs rows.
+type Row = (Option<u64>, u64, u64, u64, String, String, String, u32, u32, bool, bool, bool);
 
 impl Tickets {
     pub(super) async fn look(&self, session: &mut Session<'_>, table: &Table) -> Result<Seen, StoreError> {
-        self.look_at(session, &table.database, "").await
+        let seen = self.look_at(session, &table.database, "").await?;
+        if seen.is_as_opened { Ok(seen) } else { Err(table.database.moved(&session.at())) }
     }
 
     async fn look_at(
@@ -50,7 +52,9 @@ impl Tickets {
         let Identity { proof, is_row_logged, .. } = &opened.identity;
         let sql = format!(
             "SELECT (SELECT MAX(id) FROM generator_table), @@auto_increment_increment, first_ticket, step, state, server, \
-             store_id, ticket_epoch, epoch, COALESCE({proof}, FALSE), {is_row_logged} FROM seqsvr_meta WHERE id = 1{lock}"
+             store_id, ticket_epoch, epoch, COALESCE({}, FALSE), COALESCE({proof}, FALSE), {is_row_logged} FROM seqsvr_meta \
+             WHERE id = 1{lock}",
+            opened.demand()
         );
         let rows: Vec<Row> = session.rows(&sql).await?;
         let (
@@ -63,24 +67,37 @@ impl Tickets {
             store_id,
             ticket_epoch,
             epoch,
-            is_proven,
-            is_row_logged,
+            as_opened,
+            proven,
+            row_logged,
         ) = rows.into_iter().next().ok_or_else(|| {
             StoreError::new(
                 ErrorKind::Misconfigured,
                 format!("{}: the row of seqsvr_meta is gone. Put it back from a backup", session.at()),
             )
         })?;
-        if !is_row_logged {
+        if !row_logged {
             // This session is older than the change, and keeps the old format.
             session.is_useless = true;
             return Err(statement_format(&session.at()));
         }
-        if !is_proven || (server != opened.identity.name && are_on(&[Switch::Epoch, Switch::Fence])) {
+        if !proven {
             return Err(opened.moved(&session.at()));
         }
+        // Another store is another error.
+        let is_as_opened = as_opened || store_id != opened.store_id;
         let (max, increment) = (max.unwrap_or(0), increment.max(1));
-        Ok(Seen { max, increment, first_ticket, step, state, server, store_id, epoch: (ticket_epoch, epoch) })
+        Ok(Seen {
+            max,
+            increment,
+            first_ticket,
+            step,
+            state,
+            server,
+            store_id,
+            epoch: (ticket_epoch, epoch),
+            is_as_opened,
+        })
     }
 
     /// For the guard: `next` is the first ticket that may be allocated next.
@@ -94,7 +111,7 @@ impl Tickets {
         Facts {
             store: (&seen.store_id, &table.database.store_id),
             step: (seen.step, self.step()),
-            server: (&seen.server, &table.database.identity.name),
+            server: (&seen.server, &table.database.identity.server),
             epoch: seen.epoch,
             state,
             next: seen.max.saturating_add(1),
@@ -171,7 +188,13 @@ impl Tickets {
         script: &mut Script,
     ) -> Result<bool, StoreError> {
         let needed = self.ticket_needed();
-        self.fence_if(opened, fence, script, |_| true, needed).await
+        let mut tries = 1;
+        loop {
+            match self.fence_if(opened, fence, script, |_| true, needed).await {
+                Err(error) if error.kind == ErrorKind::Conflict && tries < MOST_TRIES => tries += 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// As [`fence`](Self::fence), by a node after a failover: where nobody else was faster.
@@ -265,7 +288,7 @@ impl Tickets {
             "UPDATE seqsvr_meta SET first_ticket = {}, state = IF(state LIKE '{MIGRATING}%', state, 'ok'), \
              ticket_epoch = {epoch}, server = {} WHERE id = 1",
             last.saturating_add(1),
-            quoted(&opened.identity.name)
+            quoted(&opened.identity.server)
         );
         if script.runs(|| sql.clone()) {
             session.execute(&sql).await?;
@@ -282,7 +305,7 @@ pub(in super::super) const MIGRATING: &str = "migrating";
 
 /// Whether the tickets are safe to lease from in the present epoch.
 fn is_fenced(seen: &Seen, opened: &Opened) -> bool {
-    if faults::is_off(Switch::Epoch) { seen.server == opened.identity.name } else { seen.epoch.0 == seen.epoch.1 }
+    if faults::is_off(Switch::Epoch) { seen.server == opened.identity.server } else { seen.epoch.0 == seen.epoch.1 }
 }
 
 fn is_migrating(state: &str) -> bool {
