@@ -38,7 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A folder with a configuration: what a node is started from, again and again.
 pub struct Setup {
-    folder: TempDir,
+    /// Its servers keep it too: one whose files are gone leases nothing.
+    folder: Arc<TempDir>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     /// What the binary is started by: `prlimit`, say, and its arguments.
@@ -59,7 +60,7 @@ impl Setup {
         }
         let setup = Self {
             workdir: folder.path().to_owned(),
-            folder,
+            folder: Arc::new(folder),
             environment: Vec::new(),
             arguments: Vec::new(),
             starter: Vec::new(),
@@ -173,7 +174,7 @@ impl Setup {
                 log.push('\n');
             }
         });
-        Server { child, log, reader: Some(reader), port: 0 }
+        Server { child, log, reader: Some(reader), port: 0, _folder: self.folder.clone() }
     }
 
     /// Runs it to its end: the exit code, and what it wrote to both outputs. Panics if it does not end.
@@ -205,6 +206,7 @@ pub struct Server {
     /// Ends with the log.
     reader: Option<JoinHandle<()>>,
     port: u16,
+    _folder: Arc<TempDir>,
 }
 
 impl Server {
