@@ -80,10 +80,17 @@ struct State {
     counter: u64,
     /// The ids of this node's rows that are not deleted yet, rising; the newest stays.
     own_rows: Vec<u64>,
-    /// The counter was found to have gone back, and that is not recorded yet: the server and the first ticket as they were
-    /// recorded then. Where they are others now, a person, or another node, has fenced it.
-    behind: Option<(String, u64)>,
+    /// The counter was found to have gone back, and that is not recorded yet.
+    behind: Option<Behind>,
     warned_of: Warned,
+}
+
+/// How it was found that the counter went back.
+struct Behind {
+    /// The server and the first ticket that were recorded then. If they are others now, an operator or another node has fenced.
+    recorded: (String, u64),
+    /// By tickets that this node allocated. Rows that it only read may have been out of date.
+    is_certain: bool,
 }
 
 /// What was told once and needs no second line.
@@ -217,10 +224,11 @@ impl Tickets {
     ) -> Result<Leased, StoreError> {
         faults::point("ticket-looks");
         let before = self.look(session, table).await?;
-        if state.behind.as_ref().is_some_and(|then| *then != (before.server.clone(), before.first_ticket)) {
+        let is_fenced = |behind: &Behind| behind.recorded != (before.server.clone(), before.first_ticket);
+        if state.behind.as_ref().is_some_and(is_fenced) {
             state.behind = None;
         }
-        if state.behind.is_some() && self.record_regression(state, table, &before).await? {
+        if state.behind.is_some() && self.record_regression(state, table, &before, false).await? {
             return Err(self.refusal(Breach::Regressed, &before, table, "as it showed before"));
         }
         if let Err(breach) = guard::judge(&self.facts(&before, table)) {
@@ -250,6 +258,9 @@ impl Tickets {
         state.own_rows.extend(&tickets);
         let judged = if faults::is_off(Switch::State) { &before } else { &after };
         if let Err(breach) = guard::judge(&self.facts(judged, table)) {
+            if breach == Breach::Regressed {
+                self.record_regression(state, table, judged, true).await?;
+            }
             return Err(self.refusal(breach, judged, table, "as seqsvr_meta says"));
         }
         if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < judged.first_ticket)
@@ -265,7 +276,7 @@ impl Tickets {
         }
         let blocks = self.blocks(&tickets, table)?;
         if let Some(behind) = self.is_behind(&before, judged, &tickets, &blocks) {
-            self.record_regression(state, table, judged).await?;
+            self.record_regression(state, table, judged, true).await?;
             return Err(self.refusal(Breach::Regressed, judged, table, &behind));
         }
         let capacity_used = self.report(table, state, &tickets, needed);
@@ -295,7 +306,7 @@ impl Tickets {
                 } else {
                     "as seqsvr_meta.state says".to_owned()
                 };
-                if !self.record_regression(state, table, before).await? {
+                if !self.record_regression(state, table, before, false).await? {
                     let what = format!("{}: generator_table was looked at while it changed", session.at());
                     return Err(StoreError::new(ErrorKind::Conflict, what));
                 }

@@ -13,7 +13,8 @@ use super::super::database::{MOVED, Opened};
 use super::super::identity::{quoted, statement_format};
 use super::super::{Identity, Session};
 use super::{
-    DEFAULT_SEQUENCE, ErrorKind, SequenceName, State, StoreError, Table, Tickets, column_type, largest, ticket_block,
+    Behind, DEFAULT_SEQUENCE, ErrorKind, SequenceName, State, StoreError, Table, Tickets, column_type, largest,
+    ticket_block,
 };
 use crate::config::DEFAULT_MAX_ID;
 use crate::faults::{self, Guard as Switch};
@@ -135,23 +136,25 @@ impl Tickets {
         state: &mut State,
         table: &Table,
         seen: &Seen,
+        is_certain: bool,
     ) -> Result<bool, StoreError> {
-        state.behind = Some((seen.server.clone(), seen.first_ticket));
+        let is_certain = is_certain || state.behind.as_ref().is_some_and(|behind| behind.is_certain);
+        state.behind = Some(Behind { recorded: (seen.server.clone(), seen.first_ticket), is_certain });
         let recorded = if faults::fails("regression-recorded") {
             Err("a fail point".to_owned())
         } else {
-            self.try_to_record(table).await.map_err(|error| error.what)
+            self.try_to_record(table, is_certain).await.map_err(|error| error.what)
         };
         let is_behind = recorded.map_err(|why| unrecorded(&SequenceName::default(), &why))?;
         state.behind = None;
         Ok(is_behind)
     }
 
-    async fn try_to_record(&self, table: &Table) -> Result<bool, StoreError> {
+    async fn try_to_record(&self, table: &Table, is_certain: bool) -> Result<bool, StoreError> {
         let mut session = self.server.transaction(table.database.host).await?;
         let seen = self.look_at(&mut session, &table.database, " FOR UPDATE").await?;
         let needed = self.ticket_needed().min(table.last_ticket);
-        let is_behind = guard::judge(&self.facts(&seen, table)) == Err(Breach::Regressed);
+        let is_behind = is_certain || guard::judge(&self.facts(&seen, table)) == Err(Breach::Regressed);
         if is_behind {
             let sql = format!(
                 "UPDATE seqsvr_meta SET state = IF(state = 'ok', '{REGRESSED}', state), first_ticket = GREATEST(first_ticket, \
