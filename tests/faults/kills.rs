@@ -77,7 +77,7 @@ impl Place {
         sql(
             database,
             match layout {
-                Layout::Ticket => "UPDATE sequence.seqsvr_meta SET server = 'elsewhere'",
+                Layout::Ticket => "UPDATE sequence.seqsvr_meta SET owner = 'elsewhere'",
                 Layout::Counter => {
                     "UPDATE sequence.seqsvr_sequence SET server = CONCAT('elsewhere ', SUBSTRING_INDEX(server, ' ', -1))"
                 }

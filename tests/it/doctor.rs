@@ -125,10 +125,10 @@ fn each_fault_has_its_row() {
         let regressed = "UPDATE seqsvr_meta SET state = 'regressed'";
         row(regressed, "state", "fail", &["regressed", "seqsvr fence"]);
         row("UPDATE seqsvr_meta SET state = 'migrating'", "state", "fail", &["migrating", "run it again"]);
-        let server = sql_value(&database, "SELECT server FROM sequence.seqsvr_meta");
-        let elsewhere = "UPDATE seqsvr_meta SET state = 'ok', server = 'old'";
+        let server = sql_value(&database, "SELECT owner FROM sequence.seqsvr_meta");
+        let elsewhere = "UPDATE seqsvr_meta SET state = 'ok', owner = 'old'";
         row(elsewhere, "identity", "fail", &["'old'", &server, "mysql.failover_skip"]);
-        sql(&database, &format!("UPDATE sequence.seqsvr_meta SET server = '{server}'"));
+        sql(&database, &format!("UPDATE sequence.seqsvr_meta SET owner = '{server}'"));
         let words =
             ["1 of 1 were not fenced since the database moved to another server: orders", "seqsvr fence --skip"];
         row("UPDATE seqsvr_sequence SET epoch = 0", "counters", "fail", &words);

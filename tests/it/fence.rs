@@ -137,7 +137,7 @@ fn a_failover_amid_a_migration_can_be_mended() {
     let database = Database::start(Flavor::MariaDb);
     let setup = Setup::seed(&database).env("SEQSVR_MYSQL__FAILOVER_SKIP", "5000");
     assert_eq!(setup.start().next(), 101);
-    let interrupt = "UPDATE sequence.seqsvr_meta SET state = 'migrating-3f9a2c', server = 'the old primary'";
+    let interrupt = "UPDATE sequence.seqsvr_meta SET state = 'migrating-3f9a2c', owner = 'the old primary'";
     sql(&database, interrupt);
     refused(&setup, "migrate --step 7 --yes", &["seqsvr fence"]);
     run(&setup, "fence default --past 10000 --yes");

@@ -180,7 +180,7 @@ fn a_stand_in_of_another_kind_than_the_cluster() {
     sql(
         &replica,
         &format!(
-            "SET GLOBAL read_only = 0; UPDATE sequence.seqsvr_meta SET store_id = '{store}', server = 'the cluster'"
+            "SET GLOBAL read_only = 0; UPDATE sequence.seqsvr_meta SET store_id = '{store}', owner = 'the cluster'"
         ),
     );
     eventually("the stand-in is leased from", || {

@@ -340,7 +340,7 @@ fn another_server_than_the_counter_was_fenced_for() {
     let setup = Setup::seed(&database);
     let server = setup.start();
     assert_eq!(server.next(), 101);
-    sql(&database, "UPDATE sequence.seqsvr_meta SET server = 'the old primary'");
+    sql(&database, "UPDATE sequence.seqsvr_meta SET owner = 'the old primary'");
     // What was leased before is its own, and is handed out; then it refuses.
     let rest = load(&[server.port()], 1, 110);
     assert_eq!((rest.verdict().repeats, rest.verdict().errors > 0), (0, true));
