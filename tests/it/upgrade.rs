@@ -40,7 +40,8 @@ fn a_database_without_a_failover_goes_on() {
         let server = setup.start();
         assert_eq!(server.next(), 5_101, "{flavor:?}: ticket 51");
         assert_eq!(server.get("/new/orders").id(), 5_001);
-        assert_eq!(epochs(&database), ["gone 1", "orders 1", "users 1", "1 1"], "{flavor:?}");
+        // Rows without an epoch count as fenced in the first one: an upgrade does not write to all of them.
+        assert_eq!(epochs(&database), ["gone 0", "orders 0", "users 0", "1 1"], "{flavor:?}");
         assert_eq!(setup.run(&["sequence", "create", "gone"]).0, 0);
         assert_eq!(server.get("/new/gone").id(), 9_001);
     }

@@ -123,12 +123,12 @@ impl Opened {
 
 impl Inner {
     pub(super) fn open(&self) -> Result<Opened, StoreError> {
-        self.check_file_system()?;
         let is_new = !self.file.exists();
         if is_new && self.purpose != Purpose::Serve {
             let what = format!("there is no {} yet. Start a server, or make a sequence", self.file.display());
             return Err(StoreError::new(ErrorKind::Misconfigured, what));
         }
+        self.check_file_system()?;
         if is_new {
             self.node.check_store(None).map_err(|error| StoreError::new(ErrorKind::OtherStore, error.to_string()))?;
         }
