@@ -131,7 +131,7 @@ fn each_fault_has_its_row() {
         sql(&database, &format!("UPDATE sequence.seqsvr_meta SET owner = '{server}'"));
         let words =
             ["1 of 1 were not fenced since the database moved to another server: orders", "seqsvr fence --skip"];
-        row("UPDATE seqsvr_sequence SET epoch = 0", "counters", "fail", &words);
+        row("UPDATE seqsvr_sequence SET epoch = 2", "counters", "fail", &words);
         row("UPDATE seqsvr_sequence SET server = 'regressed'", "counters", "fail", &["1 of 1 went back: orders"]);
         let (code, output) = setup.run(&["sequence", "advance", "orders", "--to", "1000000"]);
         assert_eq!(code, 0, "{output}");
