@@ -43,7 +43,7 @@ const ANSWERS_LAST: Duration = Duration::from_secs(5);
 /// - `wait_timeout`: a client that vanishes in a transaction must not keep the lock on `seqsvr_meta` for hours. Longer than a
 ///   connection is kept idle here, unless the server's own is shorter.
 const SESSION: &str = "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, lock_wait_timeout = 4, \
-     wait_timeout = LEAST(@@global.wait_timeout, 120)";
+     wait_timeout = CAST(LEAST(@@global.wait_timeout, 120) AS UNSIGNED)";
 
 /// The code of a server that does not know a variable.
 const UNKNOWN_VARIABLE: u16 = 1193;
