@@ -177,7 +177,7 @@ impl Counters {
                 })?;
                 // The members may have changed between the statement's WHERE and its commit.
                 if opened.identity.is_cluster() {
-                    opened.epoch(session, "").await?;
+                    opened.epoch(session).await?;
                 }
                 let capacity_used = Row::capacity_used(block.end(), terms.max_id);
                 Ok(Some(Leased { blocks: vec![block], capacity_used, mark: 0 }))
@@ -222,7 +222,7 @@ impl Counters {
         opened: &Opened,
         name: &SequenceName,
     ) -> Result<Option<(Row, u32)>, StoreError> {
-        let epoch = opened.epoch(session, "").await?;
+        let epoch = opened.epoch(session).await?;
         let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name = '{name}'");
         Ok(self.select(session, &sql).await?.into_iter().next().map(|(_, row)| (row, epoch)))
     }

@@ -148,10 +148,9 @@ impl Opened {
         }
     }
 
-    /// The database's present epoch; an error if the server, members or store changed since it was opened. `lock`: `FOR UPDATE`,
-    /// or nothing.
-    pub(super) async fn epoch(&self, session: &mut Session<'_, impl Queryable>, lock: &str) -> Result<u32, StoreError> {
-        let recorded = self.recorded(session, lock).await?;
+    /// The database's present epoch; an error if the server, members or store changed since it was opened.
+    pub(super) async fn epoch(&self, session: &mut Session<'_, impl Queryable>) -> Result<u32, StoreError> {
+        let recorded = self.recorded(session, "").await?;
         let is_owner = recorded.owner == self.identity.name || !are_on(&[Switch::Epoch, Switch::Fence]);
         let has_members = recorded.members == self.members || faults::is_off(Switch::Evidence);
         if is_owner && has_members { Ok(recorded.epoch) } else { Err(self.moved(&session.at())) }

@@ -336,7 +336,7 @@ mod tests {
             assert!(found.verdict == verdict && found.found.contains(told), "{told}: {found:?}");
             assert_eq!(found.advice.is_some(), verdict != Verdict::Ok);
         }
-        // In the counter layout the tickets' step and epoch are of no use any more.
+        // In the counter layout the tickets' step and epoch no longer matter.
         let findings =
             judge(&tables(false, true, true, facts(&[("state", "moved"), ("step", "7"), ("ticket_epoch", "1")])), None);
         assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok), "{findings:#?}");
