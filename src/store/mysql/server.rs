@@ -180,7 +180,7 @@ impl Server {
         Ok(session)
     }
 
-    /// Of the host that is used, or of the next one that can be: each is tried once.
+    /// Of the host that is used, or of the next one that can be: each is tried once, whatever other sessions try meanwhile.
     async fn session<C: Queryable, F: Future<Output = mysql_async::Result<C>>>(
         &self,
         used_for: Use,
@@ -188,6 +188,7 @@ impl Server {
     ) -> Result<Session<'_, C>, StoreError> {
         let mut turn = None;
         let mut errors = Vec::new();
+        let mut tried = Vec::new();
         for _ in self.config.host.all() {
             if turn.is_none() && self.is_away.load(Ordering::Relaxed) {
                 let Ok(acquired) = timeout(CONNECT_TIMEOUT, self.attempts.acquire()).await else {
@@ -197,8 +198,10 @@ impl Server {
                 };
                 turn = acquired.ok();
             }
-            match self.connect_to_one(used_for, &connect).await {
-                Ok((conn, origin)) => {
+            let (origin, pool) = self.untried(&tried);
+            tried.push(origin.host);
+            match self.connect_to_one(used_for, origin, pool, &connect).await {
+                Ok(conn) => {
                     let turn = turn.filter(|_| self.is_away.load(Ordering::Relaxed));
                     return Ok(Session { conn, server: self, origin, is_useless: false, _turn: turn });
                 }
@@ -215,12 +218,10 @@ impl Server {
     async fn connect_to_one<C: Queryable, F: Future<Output = mysql_async::Result<C>>>(
         &self,
         used_for: Use,
+        origin: Origin,
+        pool: Pool,
         connect: impl Fn(Pool) -> F,
-    ) -> Result<(C, Origin), StoreError> {
-        let (origin, pool) = {
-            let link = self.link();
-            (link.origin(), link.pool.clone())
-        };
+    ) -> Result<C, StoreError> {
         let attempt = async {
             let mut conn = connect(pool).await?;
             let set_session = *self.set_session.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +252,7 @@ impl Server {
                     self.heard(origin, true);
                 }
                 self.tell(origin);
-                return Ok((conn, origin));
+                return Ok(conn);
             }
             Ok(Ok((_, false))) => {
                 StoreError::new(ErrorKind::Unavailable, format!("{}: it is read-only", self.at_host(origin.host)))
@@ -307,11 +308,26 @@ impl Server {
         self.replace(origin, origin.host);
     }
 
+    /// The host that is used, and its pool. Where others have gone back to one of the hosts that were `tried`, the next host that
+    /// was not.
+    fn untried(&self, tried: &[usize]) -> (Origin, Pool) {
+        let mut link = self.link();
+        let hosts = self.config.host.all().len();
+        let untried = (0..hosts).map(|n| (link.host + n) % hosts).find(|host| !tried.contains(host));
+        if let Some(host) = untried.filter(|host| *host != link.host) {
+            self.lead_to(&mut link, host);
+        }
+        (link.origin(), link.pool.clone())
+    }
+
     fn replace(&self, origin: Origin, host: usize) {
         let mut link = self.link();
-        if link.number != origin.number {
-            return;
+        if link.number == origin.number {
+            self.lead_to(&mut link, host);
         }
+    }
+
+    fn lead_to(&self, link: &mut Link, host: usize) {
         link.number += 1;
         link.moves += u64::from(link.host != host);
         link.host = host;
@@ -547,4 +563,29 @@ fn ssl(config: &config::MySql) -> Option<SslOpts> {
     };
     let own = config.ssl_cert.clone().zip(config.ssl_key.clone());
     Some(options.with_client_identity(own.map(|(cert, key)| ClientIdentity::new(cert.into(), key.into()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_host_is_tried_by_each_of_several_sessions() {
+        // Bound and not listening any more: connections are refused.
+        let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+        let hosts = ports.map(|port| format!("127.0.0.1:{port}"));
+        let config = format!("{{user: root, database: sequence, host: '{}'}}", hosts.join(", "));
+        for _ in 0..200 {
+            let server = Server::new(&serde_yaml::from_str(&config).unwrap());
+            let (one, two, three) = tokio::join!(server.connect(), server.connect(), server.connect());
+            for session in [one, two, three] {
+                let error = session.err().expect("nobody listens");
+                for host in &hosts {
+                    assert_eq!(error.what.matches(host).count(), 1, "{host}: {}", error.what);
+                }
+            }
+        }
+    }
 }
