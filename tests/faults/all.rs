@@ -26,6 +26,7 @@ pub const ALL: &[Fault] = &[
     Fault { name: "outside_of_its_group", guards: "evidence", run: strays::outside_of_its_group },
     Fault { name: "a_member_that_lags", guards: "evidence", run: strays::a_member_that_lags },
     Fault { name: "a_part_of_a_galera_cluster", guards: "evidence", run: strays::a_part_of_a_galera_cluster },
+    Fault { name: "a_half_of_a_galera_cluster", guards: "evidence", run: strays::a_half_of_a_galera_cluster },
     Fault { name: "galera_without_a_provider", guards: "epoch,evidence", run: strays::galera_without_a_provider },
     Fault { name: "a_row_that_does_not_match", guards: "own_ok", run: counters::a_row_that_does_not_match },
     Fault { name: "deleted_and_created_again", guards: "tombstone,mark", run: counters::deleted_and_created_again },

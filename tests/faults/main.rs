@@ -66,6 +66,7 @@ tests! {
     outside_of_its_group
     a_member_that_lags
     a_part_of_a_galera_cluster
+    a_half_of_a_galera_cluster
     galera_without_a_provider
     a_row_that_does_not_match
     deleted_and_created_again

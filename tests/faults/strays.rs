@@ -166,6 +166,18 @@ impl<'a> Issued<'a> {
         }
     }
 
+    /// `kill` ends the primary of a group, which leaves no majority. `node` leased little, and long ago: nothing that it
+    /// remembers tells it of the stray, the only one of its hosts that takes writes now.
+    fn without_a_primary(&mut self, row: &str, node: &Server, kill: impl FnOnce()) {
+        kill();
+        if self.run.is_guarded() {
+            self.refuses(node, row);
+            self.rows += 1;
+        } else {
+            self.take_in(row, &take(node, OF_NEW));
+        }
+    }
+
     /// All but `older`, which lacks what they issued, are gone: an operator decides.
     fn after_an_outage(&mut self, row: &str, older: &Database) {
         let setup = impatient(node(self.run, &[older]));
@@ -180,6 +192,19 @@ impl<'a> Issued<'a> {
             new.wait_until_ready();
             self.take_in(row, &take(&new, OF_NEW));
         }
+    }
+
+    /// Which of the first two nodes of the cluster, the others being gone, is the first member that is recorded.
+    fn first_member(&mut self, cluster: &Cluster) -> usize {
+        let both = [cluster.node(0), cluster.node(1)];
+        // It records who is left.
+        self.take_from(&both);
+        if !self.run.is_guarded() {
+            return 0;
+        }
+        let recorded = sql_value(both[0], "SELECT SUBSTRING_INDEX(members, ' ', 1) FROM sequence.seqsvr_meta");
+        let id = |i| sql(cluster.node(i), "SHOW STATUS LIKE 'wsrep_gcomm_uuid'").concat().swap_remove(1);
+        (0..2).find(|i| id(*i) == recorded).expect("one of them is the first")
     }
 
     fn outcome(self) -> Outcome {
@@ -240,6 +265,9 @@ pub fn outside_of_its_group(run: &Run) -> Outcome {
     let mut group = Group::start();
     let mut issued = Issued::new(run);
     issued.take_from(&group.all());
+    let idle = node(run, &group.all());
+    let idle = start(&if run.is_guarded() { impatient(idle) } else { idle.patient() });
+    issued.take(&idle, OF_NEW);
 
     // Nobody does more than start the server again.
     group.kill(0);
@@ -258,6 +286,9 @@ pub fn outside_of_its_group(run: &Run) -> Outcome {
     issued.beside("left and made writable", group.member(2), [group.member(0), group.member(1)]);
     group.bootstrap(2);
     issued.beside("a second group of the name", group.member(2), [group.member(0), group.member(1)]);
+    // Without the guard member 0 could not be taken back.
+    let primary = group.wait_for_primary(if run.is_guarded() { &[0, 1] } else { &[1] });
+    issued.without_a_primary("a stray and no primary", &idle, || group.kill(primary));
 
     (0..3).for_each(|i| group.kill(i));
     group.restart(2);
@@ -284,13 +315,28 @@ pub fn a_part_of_a_galera_cluster(run: &Run) -> Outcome {
     issued.beside("bootstrapped with its UUID", cluster.node(2), [cluster.node(0), cluster.node(1)]);
 
     cluster.rejoin_with_new_data(2);
-    cluster.ignore_quorum(true);
+    cluster.ignore_quorum();
     let hosts = cluster.all();
     issued.under_nodes("pc.ignore_quorum", hosts, || cluster.split_off(2));
 
     (0..3).for_each(|i| cluster.kill(i));
     cluster.bootstrap(2);
     issued.after_an_outage("bootstrapped from an older node", cluster.node(2));
+    issued.outcome()
+}
+
+/// A Galera cluster of two is cut into halves, which both go on as `pc.ignore_sb` has it.
+pub fn a_half_of_a_galera_cluster(run: &Run) -> Outcome {
+    let mut cluster = Cluster::start();
+    let mut issued = Issued::new(run);
+    issued.take_from(&cluster.all());
+    cluster.kill(2);
+    cluster.ignore_split_brain(&[0, 1]);
+    // The half with the first recorded member goes on.
+    let first = issued.first_member(&cluster);
+    let other = 1 - first;
+    let hosts = [first, 2, other].map(|i| cluster.node(i));
+    issued.under_nodes("pc.ignore_sb", hosts, || cluster.split_off(other));
     issued.outcome()
 }
 

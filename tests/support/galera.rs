@@ -91,7 +91,9 @@ impl Cluster {
         // new node would end with "Unsupported CC action version".
         let fill = "FOR n IN 1..500 DO REPLACE INTO filler.t VALUES (n); END FOR";
         let table = "CREATE DATABASE IF NOT EXISTS filler; CREATE TABLE IF NOT EXISTS filler.t (n INT PRIMARY KEY)";
-        sql(&self.nodes[(i + 1) % NODES], &format!("{table}; BEGIN NOT ATOMIC {fill}; END"));
+        let mut others = (0..NODES).filter(|other| *other != i).map(|other| &self.nodes[other]);
+        let running = others.find(|other| try_sql(other, "SELECT 1").is_some()).expect("another node runs");
+        sql(running, &format!("{table}; BEGIN NOT ATOMIC {fill}; END"));
         self.rejoin(i);
     }
 
@@ -119,13 +121,20 @@ impl Cluster {
         self.wait_until_synced(i);
     }
 
-    /// Whether the nodes take writes however few of them are connected. Without a quorum to wait for, the parts of a cluster
+    /// From now on the nodes take writes however few of them are connected. Without a quorum to wait for, the parts of a cluster
     /// that is cut apart all go on.
-    pub fn ignore_quorum(&self, is_ignored: bool) {
-        (0..NODES).for_each(|i| self.set_option(i, &format!("pc.ignore_quorum={is_ignored}")));
+    pub fn ignore_quorum(&self) {
+        (0..NODES).for_each(|i| self.set_option(i, "pc.ignore_quorum=true"));
     }
 
-    /// Like [`Cluster::isolate`] while [`Cluster::ignore_quorum`]; when it returns, the node is a cluster of its own.
+    /// From now on these nodes take writes too where exactly half of the cluster is connected. Both halves go on then.
+    pub fn ignore_split_brain(&self, nodes: &[usize]) {
+        for i in nodes {
+            self.set_option(*i, "pc.ignore_sb=true");
+        }
+    }
+
+    /// Like [`Cluster::isolate`] while quorum or split brain is ignored; when it returns, the node is a cluster of its own.
     pub fn split_off(&self, i: usize) {
         self.set_isolated(i, true);
         eventually("the node is alone", || (self.status(i, "cluster_size") == "1").then_some(()));
@@ -265,7 +274,7 @@ fn a_node_can_become_a_cluster_of_its_own() {
     assert_alone(&cluster, "bootstrapped");
 
     cluster.rejoin_with_new_data(2);
-    cluster.ignore_quorum(true);
+    cluster.ignore_quorum();
     cluster.split_off(2);
     assert_alone(&cluster, "no quorum is needed");
 }
