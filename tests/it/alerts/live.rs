@@ -10,11 +10,11 @@ use crate::support::prometheus::{Alert, Prometheus, Scraping};
 use crate::support::server::{Setup, eventually, steady_ports};
 use crate::support::sql;
 
-/// Seconds in place of minutes; the thresholds are as they are.
+/// Seconds in place of minutes; the thresholds are as they are. On a busy machine a scrape or two may be late: not three.
 const HURRY: [(&str, &str); 6] = [
-    ("for: 1m\n", "for: 1s\n"),
-    ("for: 2m\n", "for: 1s\n"),
-    ("for: 5m\n", "for: 1s\n"),
+    ("for: 1m\n", "for: 3s\n"),
+    ("for: 2m\n", "for: 3s\n"),
+    ("for: 5m\n", "for: 3s\n"),
     ("[2m]", "[5s]"),
     ("[5m]", "[5s]"),
     ("[6h:5m]", "[20s:1s]"),
@@ -56,18 +56,23 @@ fn each_alert_is_fired_by_a_fault_and_cleared_by_its_end() {
             .env("SEQSVR_REFILL__MAX_BLOCK", max_block)
     };
     // What the tight one holds does not last for long at 20 ids a request.
-    let (tight, roomy) = (setup("100"), setup("1000000"));
+    let (tight, roomy) = (setup("200"), setup("1000000"));
     let mut server = tight.start();
     eventually("it has ids of orders", || (server.get("/new/orders").status == 200).then_some(()));
+    // Who had to wait for the first ids seemed to want many a second.
+    eventually("the runway is there", || {
+        let runway = |name| server.metric(&format!("seqsvr_runway_seconds{{sequence=\"{name}\""));
+        ["default", "orders"].iter().all(|name| runway(name) > 60.0).then_some(())
+    });
     let prometheus = Prometheus::start(&Scraping { targets: &[port], rules: &hurried(&HURRY), ..Scraping::default() });
     let mut faults = Faults { prometheus, fired: BTreeSet::new() };
     let (some, nothing) = (|| ask(port, "/new?count=20"), || ());
 
-    // All is well, and nothing fires.
+    // All is well, and nothing fires: 2 ids a second, and 200 are held.
     let begun = faults.prometheus.scrapes();
     while faults.prometheus.scrapes() < begun + 12.0 {
         ask(port, "/new");
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(500));
     }
     assert_eq!(faults.prometheus.firing(), BTreeSet::new());
 
