@@ -9,6 +9,7 @@ use crate::support::database::{Database, Flavor};
 use crate::support::http::{Client, load};
 use crate::support::proxy::Proxy;
 use crate::support::server::{SEED_CONFIG, Setup, eventually};
+use crate::support::{sql, sql_value};
 
 /// The server serves again within this after the database's return; `make torture` holds it to 5 s.
 const RECOVERY: Duration = Duration::from_secs(10);
@@ -162,4 +163,43 @@ fn many_sequences_wait_for_a_database_that_does_not_answer() {
 fn is_open(mut connection: &TcpStream) -> bool {
     connection.set_nonblocking(true).unwrap();
     !matches!(connection.read(&mut [0; 64]), Ok(0))
+}
+
+/// A commit that waits for a replica keeps its session and its locks on the server, whatever its client does.
+#[test]
+fn commits_that_hang_keep_few_sessions() {
+    for (flavor, plugin, name) in [
+        (Flavor::MariaDb, "", "rpl_semi_sync_master"),
+        (Flavor::MySql9, "--plugin-load-add=semisync_source.so", "rpl_semi_sync_source"),
+    ] {
+        let mut args = vec!["--log-bin=binlog", "--binlog-format=ROW", "--server-id=1", "--max-connections=20"];
+        args.extend((!plugin.is_empty()).then_some(plugin));
+        let database = Database::start_with(flavor, &args);
+        let names: Vec<String> = (0..12).map(|number| format!("s{number}")).collect();
+        let setup = Setup::on(&database, &format!("sequences: {{{}: {{step: 10}}}}", names.join(": {step: 10}, ")))
+            .env("SEQSVR_LIMITS__WAIT", "100ms");
+        let server = setup.start();
+        server.wait_until_ready();
+        let ask = |name: &String| server.get(&format!("/new/{name}?count=10"));
+        for name in &names {
+            eventually(name, || (ask(name).status == 200).then_some(()));
+        }
+        sql(&database, &format!("SET GLOBAL {name}_timeout = 3600000; SET GLOBAL {name}_enabled = ON"));
+        let began = Instant::now();
+        let mut most = 0;
+        while began.elapsed() < Duration::from_secs(25) {
+            // Each sequence asks for more than is held.
+            names.iter().for_each(|name| drop(ask(name)));
+            let sessions =
+                "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = 'sequence' AND ID <> CONNECTION_ID()";
+            most = most.max(sql_value(&database, sessions).parse::<u32>().expect("a count"));
+        }
+        let refused = ask(&names[0]).body;
+        assert!((2..=10).contains(&most), "{flavor:?}: {most} sessions: {refused}");
+        assert!(refused.contains("statements of this node hang there"), "{flavor:?}: {refused}");
+        sql(&database, &format!("SET GLOBAL {name}_enabled = OFF"));
+        for name in &names {
+            eventually(&format!("{name} is leased again"), || (ask(name).status == 200).then_some(()));
+        }
+    }
 }

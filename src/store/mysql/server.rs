@@ -18,16 +18,23 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::identity::{HostStatus, Identity, Proof, READ_ONLY_QUERY, TOKEN, is_writable};
-use super::session::Session;
+use super::session::{STATEMENT_TIMEOUT, Session};
 use super::{ErrorKind, StoreError};
 use crate::config::{self, DatabaseHost, SslMode};
 use crate::faults::{self, Guard as Switch};
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// For the leases that run side by side (`refill`: 6, and 2 of sequences that fail), one look for names and one for changes.
-/// They are opened when they are needed: with one sequence two work.
-const MOST_CONNECTIONS: usize = 10;
+/// One for each lease that the refill runs at a time: 6, and 2 of sequences that fail. The looks for names and for changes share
+/// them. They are opened when they are needed: with one sequence two work.
+const MOST_CONNECTIONS: usize = 8;
+
+/// While so many statements hang in the database, no other is sent. All that can begin to hang at once are
+/// [`MOST_CONNECTIONS`]; with [`ATTEMPTS_WHILE_AWAY`] that look whether they ended, a node has at most 10 sessions.
+const MOST_HANGING: usize = 4;
+
+/// Of so many statements that hang it is known, on all hosts together.
+const MOST_HANGING_KNOWN: usize = 64;
 
 /// An idle connection is not used again after this: firewalls forget connections, without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -62,6 +69,8 @@ pub(super) struct Server {
     is_away: AtomicBool,
     attempts: Semaphore,
     asked: tokio::sync::Mutex<Option<Asked>>,
+    /// The statements that had no answer in time, and may still run.
+    hanging: Mutex<Vec<Hanging>>,
     /// The statement that also sets up each session, on a cluster.
     set_session: Mutex<Option<&'static str>>,
     /// The name of the lock by which another host shows that it is the same server.
@@ -75,6 +84,35 @@ enum Use {
     Statements,
     /// A transaction, which has begun.
     Transaction,
+}
+
+/// A connection that the database did not answer in time. The server notices that it is closed only when its statement ends: a
+/// commit that waits for a replica, or for room on the disk, keeps its session and locks.
+struct Hanging {
+    /// The place of its host in `mysql.host`.
+    host: usize,
+    /// By which the server knows it.
+    id: u32,
+    /// When the time-out was over: after the statement began.
+    since: Instant,
+}
+
+/// A connection, in a transaction or not.
+pub(super) trait Connection: Queryable {
+    /// By which the server knows it.
+    fn id(&self) -> u32;
+}
+
+impl Connection for Conn {
+    fn id(&self) -> u32 {
+        Self::id(self)
+    }
+}
+
+impl Connection for Transaction<'static> {
+    fn id(&self) -> u32 {
+        Conn::id(self)
+    }
 }
 
 /// The host that is used, and the idle connections to it.
@@ -126,6 +164,7 @@ impl Server {
             is_away: AtomicBool::new(false),
             attempts: Semaphore::new(ATTEMPTS_WHILE_AWAY),
             asked: tokio::sync::Mutex::default(),
+            hanging: Mutex::default(),
             set_session: Mutex::default(),
             lock: format!("seqsvr-{}", Uuid::new_v4()),
         }
@@ -181,7 +220,7 @@ impl Server {
     }
 
     /// Of the host that is used, or of the next one that can be: each is tried once, whatever other sessions try meanwhile.
-    async fn session<C: Queryable, F: Future<Output = mysql_async::Result<C>>>(
+    async fn session<C: Connection, F: Future<Output = mysql_async::Result<C>>>(
         &self,
         used_for: Use,
         connect: impl Fn(Pool) -> F,
@@ -202,8 +241,11 @@ impl Server {
             tried.push(origin.host);
             match self.connect_to_one(used_for, origin, pool, &connect).await {
                 Ok(conn) => {
+                    let id = conn.id();
                     let turn = turn.filter(|_| self.is_away.load(Ordering::Relaxed));
-                    return Ok(Session { conn, server: self, origin, is_useless: false, _turn: turn });
+                    let mut session = Session { conn, id, server: self, origin, is_useless: false, _turn: turn };
+                    self.check_hanging(&mut session).await?;
+                    return Ok(session);
                 }
                 Err(error) => errors.push(error),
             }
@@ -215,7 +257,7 @@ impl Server {
         Err(StoreError::new(kind, what.join("; ")))
     }
 
-    async fn connect_to_one<C: Queryable, F: Future<Output = mysql_async::Result<C>>>(
+    async fn connect_to_one<C: Connection, F: Future<Output = mysql_async::Result<C>>>(
         &self,
         used_for: Use,
         origin: Origin,
@@ -439,13 +481,65 @@ impl Server {
             let conn = Conn::new(options).await.map_err(|error| error.to_string())?;
             // No link has this number: an error of this host must not affect the one that is used.
             let origin = Origin { number: u64::MAX, host };
-            let mut session = Session { conn, server: self, origin, is_useless: true, _turn: None };
+            let id = conn.id();
+            let mut session = Session { conn, id, server: self, origin, is_useless: true, _turn: None };
             let answer = ask(&mut session).await;
             session.close_if_useless().await;
             answer.map_err(|error| error.what)
         };
         let late = |_| format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
         timeout(CONNECT_TIMEOUT, answer).await.map_err(late).and_then(|answer| answer)
+    }
+
+    /// Takes in that a statement had no answer in time.
+    pub(super) fn hangs(&self, origin: Origin, id: u32) {
+        let mut all = self.all_hanging();
+        if all.len() < MOST_HANGING_KNOWN {
+            all.push(Hanging { host: origin.host, id, since: Instant::now() });
+        }
+    }
+
+    fn all_hanging(&self) -> MutexGuard<'_, Vec<Hanging>> {
+        self.hanging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails while [`MOST_HANGING`] statements of this node hang in the database. Each one more would keep a session there, up to
+    /// the last one that the database allows, and use up a block.
+    async fn check_hanging(&self, session: &mut Session<'_, impl Queryable>) -> Result<(), StoreError> {
+        let host = session.origin.host;
+        let at_host = |all: &[Hanging]| -> Vec<(u32, Instant)> {
+            all.iter().filter(|one| one.host == host).map(|one| (one.id, one.since)).collect()
+        };
+        let known = at_host(&self.all_hanging());
+        if known.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<String> = known.iter().map(|(id, _)| id.to_string()).collect();
+        // After a restart of the server another connection may have the ID: its statement is younger.
+        let sql = format!(
+            "SELECT ID, TIME FROM information_schema.PROCESSLIST WHERE COMMAND <> 'Sleep' AND ID IN ({})",
+            ids.join(",")
+        );
+        let running: Vec<(u32, i64)> = session.rows(&sql).await?;
+        let hangs = |id: u32, since: Instant| {
+            let age = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
+            running.iter().any(|(running, seconds)| *running == id && *seconds >= age)
+        };
+        let mut all = self.all_hanging();
+        all.retain(|one| one.host != host || hangs(one.id, one.since) || !known.contains(&(one.id, one.since)));
+        let hanging = at_host(&all);
+        match hanging.iter().map(|(_, since)| since.elapsed()).max() {
+            Some(longest) if hanging.len() >= MOST_HANGING => Err(StoreError::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "{}: {} statements of this node hang there, the first for {} s, and no other is sent until one ends. Does it wait                      for a replica (semi-synchronous replication), for a majority of its group, or for room on its disk? See SHOW                      PROCESSLIST",
+                    session.at(),
+                    hanging.len(),
+                    (longest + STATEMENT_TIMEOUT).as_secs()
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn close(&self) {

@@ -13,7 +13,7 @@ use super::server::{CONNECT_TIMEOUT, Origin, READ_ONLY, Server, is_without_answe
 use super::{ErrorKind, StoreError};
 use crate::faults;
 
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// So many characters of a statement are told where it fails: that of a lease has up to a thousand rows.
 const STATEMENT_TOLD: usize = 80;
@@ -21,6 +21,8 @@ const STATEMENT_TOLD: usize = 80;
 /// A connection in use. Dropped in mid-statement, it is closed and not used again.
 pub(super) struct Session<'a, C = Conn> {
     pub(super) conn: C,
+    /// By which the server knows the connection.
+    pub(super) id: u32,
     pub(super) server: &'a Server,
     pub(super) origin: Origin,
     /// The server refused something that a new connection may be allowed: a privilege that was granted counts for new ones
@@ -76,6 +78,9 @@ impl Session<'_, Transaction<'static>> {
     /// Ends the transaction; what it did is durable.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         let outcome = timeout(STATEMENT_TIMEOUT, self.conn.commit()).await;
+        if outcome.is_err() {
+            self.server.hangs(self.origin, self.id);
+        }
         Ok(finished(self.server, self.origin, "COMMIT", outcome)?)
     }
 }
@@ -113,6 +118,9 @@ impl<C: Queryable> Session<'_, C> {
 
     fn finished<T>(&mut self, sql: &str, outcome: Result<mysql_async::Result<T>, Elapsed>) -> Result<T, Failed> {
         faults::point("statement-ended");
+        if outcome.is_err() {
+            self.server.hangs(self.origin, self.id);
+        }
         let finished = finished(self.server, self.origin, sql, outcome);
         if let Err(Failed { server: Some(server), error }) = &finished {
             self.is_useless |= error.kind == ErrorKind::Misconfigured;
