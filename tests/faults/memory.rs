@@ -10,7 +10,7 @@ use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{load, load_of};
 use crate::support::replica::Pair;
-use crate::support::server::eventually;
+use crate::support::server::{Server, eventually};
 use crate::support::sql;
 
 /// How a node is stopped without a chance to write down what it leased.
@@ -99,6 +99,14 @@ enum Late {
     Fails,
     /// It is held up, and the counter goes back between the node's look and its INSERT: its own rows show it.
     HeldUpBehindAnInsert,
+    /// As [`Late::HeldUpBehindAnInsert`], and an operator fences in between: another node has recorded the regression.
+    UntilItIsFenced,
+}
+
+impl Late {
+    fn is_behind_an_insert(self) -> bool {
+        matches!(self, Self::HeldUpBehindAnInsert | Self::UntilItIsFenced)
+    }
 }
 
 /// A node finds that the counter went back, and can't record that at once. Whoever reads that it says so may start a new
@@ -106,8 +114,8 @@ enum Late {
 pub fn a_regression_that_is_recorded_late(run: &Run) -> Outcome {
     let mut outcome = Outcome::default();
     for layout in LAYOUTS {
-        for late in [Late::Locked, Late::HeldUp, Late::Fails, Late::HeldUpBehindAnInsert] {
-            if late == Late::HeldUpBehindAnInsert && layout == Layout::Counter {
+        for late in [Late::Locked, Late::HeldUp, Late::Fails, Late::HeldUpBehindAnInsert, Late::UntilItIsFenced] {
+            if late.is_behind_an_insert() && layout == Layout::Counter {
                 // One statement looks and leases.
                 continue;
             }
@@ -129,11 +137,29 @@ fn go_back(run: &Run, layout: Layout, late: Late) -> Checker {
         Late::Locked => node(),
         Late::HeldUp => node().env("FAILPOINTS", "regression-recorded=sleep(2000)"),
         Late::Fails => node().env("FAILPOINTS", "regression-recorded=5*return->off"),
-        Late::HeldUpBehindAnInsert => {
+        Late::HeldUpBehindAnInsert | Late::UntilItIsFenced => {
             node().env("FAILPOINTS", "ticket-inserts=sleep(300);regression-recorded=sleep(2000)")
         }
     });
     let mut all = load(&[busy.port()], 4, 20_000);
+    if late == Late::UntilItIsFenced {
+        let other = start(&node());
+        let nodes = [&busy, &other];
+        let use_up = || ids(&load_of("/new?count=200", &nodes.map(Server::port), 4, 16));
+        let (some, ()) = under_load(use_up, || {
+            std::thread::sleep(Duration::from_millis(500));
+            sql(&database, layout.rewind());
+            eventually("the other one says so", || other.get("/readyz").body.contains("went back").then_some(()));
+            let past = nodes.map(mark).into_iter().max().expect("there are two");
+            command(&new, &format!("fence default --past {past} --yes"));
+            // By then the recording that was held up has gone on.
+            std::thread::sleep(Duration::from_secs(3));
+        });
+        all.merge(some);
+        nodes.iter().for_each(|node| node.wait_until_ready());
+        all.merge(load(&nodes.map(Server::port), 4, 5_000));
+        return all;
+    }
     if late == Late::HeldUpBehindAnInsert {
         // It leases most of the time, and most of a lease is the pause before the INSERT.
         let use_up = || load_of("/new?count=200", &[busy.port()], 4, 8);

@@ -1,5 +1,8 @@
 //! What a person does where a guard says no: `fence`, `migrate`, `adopt`; what they print, and what a dry run leaves as it is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use crate::support::database::{Database, Flavor};
 use crate::support::http::load;
 use crate::support::server::{Setup, eventually};
@@ -68,6 +71,40 @@ fn a_dry_run_prints_the_sql_and_changes_nothing() {
     let before = remembered();
     assert!(run(&setup, "adopt --dry-run").contains("would accept"));
     assert_eq!(remembered(), before);
+}
+
+/// MariaDB 11.6 and later refuse a lock on a row that changed since the transaction began (error 1020).
+#[test]
+fn many_fences_at_once() {
+    for arg in ["--innodb-snapshot-isolation=ON", "--innodb-snapshot-isolation=OFF"] {
+        let database = Database::start_with(Flavor::MariaDb, &[arg]);
+        // Small blocks, so that leases change the rows all the time.
+        let setup =
+            Setup::on(&database, "sequences: {orders: {step: 10}}").patient().env("SEQSVR_REFILL__MAX_BLOCK", "10");
+        let server = setup.start();
+        server.wait_until_ready();
+        eventually("it has ids of orders", || (server.get("/new/orders").status == 200).then_some(()));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    server.get("/new/orders?count=10");
+                }
+            });
+            let fences: Vec<_> = (0..30)
+                .map(|n| {
+                    let line = ["fence orders --skip 1000 --yes", "fence --skip 1000 --yes"][n % 2];
+                    let setup = &setup;
+                    scope.spawn(move || run(setup, line))
+                })
+                .collect();
+            let fenced: Vec<_> = fences.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            is_over.store(true, Ordering::Relaxed);
+            assert!(fenced.iter().all(Result::is_ok), "{arg}: some are not fenced");
+        });
+        let next_id = sql_value(&database, "SELECT next_id FROM sequence.seqsvr_sequence WHERE name = 'orders'");
+        assert!(next_id.parse::<u64>().unwrap() > 30_000, "{arg}: {next_id}");
+    }
 }
 
 #[test]

@@ -93,6 +93,20 @@ fn a_stand_in_is_not_written_to_before_it_is_promoted() {
     }
 }
 
+/// Readers of Amazon Aurora are so: `read_only` is off there.
+#[test]
+fn a_stand_in_whose_engine_alone_is_read_only() {
+    for flavor in FLAVORS {
+        let primary = Database::start(flavor);
+        let reader = Database::start_with(flavor, &["--innodb-read-only=ON"]);
+        for hosts in [[&primary, &reader], [&reader, &primary]] {
+            let server = start(&on(&hosts));
+            load(&[server.port()], 4, 2_000).assert_clean(2_000);
+            assert_eq!(leases(&server, "two_writers"), 0.0, "{flavor:?}: {}", server.log());
+        }
+    }
+}
+
 #[test]
 fn a_failover_is_followed() {
     for flavor in FLAVORS {

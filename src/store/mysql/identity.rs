@@ -453,14 +453,19 @@ impl HostStatus {
 /// Whether the server that is connected is nobody's read-only replica. An account with every privilege may write to one all
 /// the same.
 async fn takes_writes(session: &mut Session<'_>) -> Result<bool, StoreError> {
-    let rows: Vec<Option<String>> = session.rows(READ_ONLY_QUERY).await?;
-    Ok(is_writable(rows.first().and_then(Option::as_deref)))
+    let rows: Vec<ReadOnly> = session.rows(READ_ONLY_QUERY).await?;
+    Ok(is_writable(rows.first()))
 }
 
-/// `super_read_only` sets it too.
-pub(super) const READ_ONLY_QUERY: &str = "SELECT @@global.read_only";
+/// Asks whether the server is read-only. `super_read_only` sets `read_only` too. A reader of Amazon Aurora is read-only by
+/// `innodb_read_only` alone.
+pub(super) const READ_ONLY_QUERY: &str = "SELECT @@global.read_only, @@global.innodb_read_only";
 
-/// Whether an answer to [`READ_ONLY_QUERY`] means off; MariaDB 12 has more values than ON and OFF.
-pub(super) fn is_writable(read_only: Option<&str>) -> bool {
-    matches!(read_only, Some("0" | "OFF"))
+/// The answer to [`READ_ONLY_QUERY`].
+pub(super) type ReadOnly = (Option<String>, Option<String>);
+
+/// Whether both variables are off. MariaDB 12 has more values of `read_only` than ON and OFF.
+pub(super) fn is_writable(read_only: Option<&ReadOnly>) -> bool {
+    let is_off = |value: &Option<String>| matches!(value.as_deref(), Some("0" | "OFF"));
+    read_only.is_some_and(|(server, engine)| is_off(server) && is_off(engine))
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::identity::{HostStatus, Identity, Proof, READ_ONLY_QUERY, TOKEN, is_writable};
+use super::identity::{HostStatus, Identity, Proof, READ_ONLY_QUERY, ReadOnly, TOKEN, is_writable};
 use super::session::{STATEMENT_TIMEOUT, Session};
 use super::{ErrorKind, StoreError};
 use crate::config::{self, DatabaseHost, SslMode};
@@ -283,8 +283,8 @@ impl Server {
             }
             // A stand-in is left alone until it is the primary, whatever the account may do there.
             let takes_writes = !self.has_stand_ins() || {
-                let read_only: Option<String> = conn.query_first(READ_ONLY_QUERY).await?;
-                is_writable(read_only.as_deref())
+                let read_only: Option<ReadOnly> = conn.query_first(READ_ONLY_QUERY).await?;
+                is_writable(read_only.as_ref())
             };
             Ok((conn, takes_writes))
         };
@@ -596,14 +596,17 @@ pub(super) fn is_without_answer(error: &mysql_async::Error) -> bool {
     matches!(error, mysql_async::Error::Io(_))
 }
 
-/// The codes of a server, or a transaction, that may not write; 1047 is a Galera node that is cut off or not ready.
-pub(super) const READ_ONLY: [u16; 4] = [1047, 1290, 1792, 1836];
+/// The codes of a server, or a transaction, that may not write. 1047 is a Galera node that is cut off or not ready. 1036 and 1874
+/// come from InnoDB if only the engine is read-only (`innodb_read_only`).
+pub(super) const READ_ONLY: [u16; 6] = [1036, 1047, 1290, 1792, 1836, 1874];
 
 /// What a server's error code means for a lease, and what to add to its message.
 fn classify(error: &mysql_async::ServerError) -> (ErrorKind, &'static str) {
     match error.code {
         // A deadlock at COMMIT, on several primaries of Group Replication.
         1180 if error.message.contains("149") => (ErrorKind::Conflict, ""),
+        // Record has changed since last read: MariaDB under innodb_snapshot_isolation, the default from 11.6.
+        1020 => (ErrorKind::Conflict, ""),
         // Lock wait time-out, deadlock (also Galera's certification failure, which comes at COMMIT too), Group Replication's
         // certification failure.
         1205 | 1213 | 3101 => (ErrorKind::Conflict, ""),

@@ -93,6 +93,14 @@ struct Behind {
     is_certain: bool,
 }
 
+impl Behind {
+    /// Whether an operator, or another node, has fenced since. What another node records looks the same, and does no harm: the
+    /// state then says that the counter went back.
+    fn is_fenced(&self, seen: &Seen) -> bool {
+        (self.recorded.0.as_str(), self.recorded.1) != (&*seen.server, seen.first_ticket)
+    }
+}
+
 /// What was told once and needs no second line.
 #[derive(Default)]
 struct Warned {
@@ -224,10 +232,7 @@ impl Tickets {
     ) -> Result<Leased, StoreError> {
         faults::point("ticket-looks");
         let before = self.look(session, table).await?;
-        let is_fenced = |behind: &Behind| behind.recorded != (before.server.clone(), before.first_ticket);
-        if state.behind.as_ref().is_some_and(is_fenced) {
-            state.behind = None;
-        }
+        state.behind.take_if(|behind| behind.is_fenced(&before));
         if state.behind.is_some() && self.record_regression(state, table, &before, false).await? {
             return Err(self.refusal(Breach::Regressed, &before, table, "as it showed before"));
         }

@@ -101,7 +101,8 @@ impl Installation {
     /// Further arguments for serving.
     pub(super) fn run_args(&self) -> &'static [&'static str] {
         match self.flavor {
-            Flavor::MariaDb => &["--performance-schema=OFF"],
+            // The default from 11.6 on, and the stricter way.
+            Flavor::MariaDb => &["--performance-schema=OFF", "--innodb-snapshot-isolation=ON"],
             // The X protocol would bind a port and a socket that all servers share.
             Flavor::MySql9 => &["--performance-schema=OFF", "--skip-log-bin", "--mysqlx=OFF"],
         }

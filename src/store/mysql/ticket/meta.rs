@@ -129,7 +129,7 @@ impl Tickets {
 
     /// Records for all nodes that the counter went back. Also raises the first ticket, never lowers it, to this node's own mark:
     /// nodes that remember nothing must not take what this one holds. The transaction looks again behind a lock, because the
-    /// first look may be out of date; `Ok(false)` if it was. Fails if nothing could be recorded; the caller then tries again at
+    /// first look may be out of date: the tickets may have been fenced since. `Ok(false)` if it was. Fails if nothing could be recorded; the caller then tries again at
     /// once, because until then a new node may lease.
     pub(super) async fn record_regression(
         &self,
@@ -139,21 +139,22 @@ impl Tickets {
         is_certain: bool,
     ) -> Result<bool, StoreError> {
         let is_certain = is_certain || state.behind.as_ref().is_some_and(|behind| behind.is_certain);
-        state.behind = Some(Behind { recorded: (seen.server.clone(), seen.first_ticket), is_certain });
+        let behind = state.behind.insert(Behind { recorded: (seen.server.clone(), seen.first_ticket), is_certain });
         let recorded = if faults::fails("regression-recorded") {
             Err("a fail point".to_owned())
         } else {
-            self.try_to_record(table, is_certain).await.map_err(|error| error.what)
+            self.try_to_record(table, behind).await.map_err(|error| error.what)
         };
         let is_behind = recorded.map_err(|why| unrecorded(&SequenceName::default(), &why))?;
         state.behind = None;
         Ok(is_behind)
     }
 
-    async fn try_to_record(&self, table: &Table, is_certain: bool) -> Result<bool, StoreError> {
+    async fn try_to_record(&self, table: &Table, behind: &Behind) -> Result<bool, StoreError> {
         let mut session = self.server.transaction(table.database.host).await?;
         let seen = self.look_at(&mut session, &table.database, " FOR UPDATE").await?;
         let needed = self.ticket_needed().min(table.last_ticket);
+        let is_certain = behind.is_certain && !behind.is_fenced(&seen);
         let is_behind = is_certain || guard::judge(&self.facts(&seen, table)) == Err(Breach::Regressed);
         if is_behind {
             let sql = format!(
@@ -267,6 +268,8 @@ impl Tickets {
                 last.max(known)
             }
         };
+        // A node that has not recorded the regression yet knows by the first ticket that it was fenced: it always moves.
+        let last = if seen.state == REGRESSED { last.max(seen.first_ticket) } else { last };
         if last > known && ticket_block(last.saturating_add(1), step).is_none() {
             return Err(StoreError::new(
                 ErrorKind::Refused,
