@@ -98,9 +98,9 @@ fn many_fences_at_once() {
                     scope.spawn(move || run(setup, line))
                 })
                 .collect();
-            let fenced: Vec<_> = fences.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            let outcomes: Vec<_> = fences.into_iter().map(thread::ScopedJoinHandle::join).collect();
             is_over.store(true, Ordering::Relaxed);
-            assert!(fenced.iter().all(Result::is_ok), "{arg}: some are not fenced");
+            assert!(outcomes.iter().all(Result::is_ok), "{arg}: some are not fenced");
         });
         let next_id = sql_value(&database, "SELECT next_id FROM sequence.seqsvr_sequence WHERE name = 'orders'");
         assert!(next_id.parse::<u64>().unwrap() > 30_000, "{arg}: {next_id}");

@@ -33,4 +33,5 @@ mod sequences;
 mod storage;
 mod systemd;
 mod tls;
+mod triggers;
 mod upgrade;

@@ -38,6 +38,8 @@ pub(super) struct Counters {
     /// How far a counter is moved, in ids, where it was last fenced for another server; 0: nothing is leased then.
     failover_skip: u64,
     node: Arc<Node>,
+    /// A trigger on the table takes the ID out of the OK packet. Relaxed: a lease that misses it is discarded, and tried again.
+    has_trigger: AtomicBool,
 }
 
 /// So many looks in a row that find the counter below this node's mark are an alarm ...
@@ -56,7 +58,7 @@ pub(super) const WHY_NOT_FENCED: &str =
 
 impl Counters {
     pub(super) fn new(server: Arc<Server>, failover_skip: u64, node: Arc<Node>) -> Self {
-        Self { server, failover_skip, node }
+        Self { server, failover_skip, node, has_trigger: AtomicBool::new(false) }
     }
 
     pub(super) async fn lease(
@@ -157,15 +159,19 @@ impl Counters {
         count: NonZeroU64,
     ) -> Result<Option<Leased>, StoreError> {
         let mark = if faults::is_off(Switch::Mark) { 0 } else { mark };
-        let sql = format!(
-            "UPDATE seqsvr_sequence SET next_id = LAST_INSERT_ID(next_id + {count}) WHERE name = '{name}' \
-             AND deleted_at IS NULL AND incarnation = {} AND next_id >= {mark} AND next_id + {count} <= max_id + 1 \
-             AND {}",
+        let demand = format!(
+            "name = '{name}' AND deleted_at IS NULL AND incarnation = {} AND next_id >= {mark} \
+             AND next_id + {count} <= max_id + 1 AND {}",
             terms.incarnation,
             opened.fenced()
         );
         faults::point("counter-claims");
-        let done = session.execute(&sql).await;
+        let done = if self.has_trigger.load(Ordering::Relaxed) {
+            self.claim_beside_trigger(opened, &demand, count).await
+        } else {
+            let sql = format!("UPDATE seqsvr_sequence SET next_id = LAST_INSERT_ID(next_id + {count}) WHERE {demand}");
+            session.execute(&sql).await
+        };
         faults::point("counter-claimed");
         let done = self.unguarded(session, name, done).await;
         match done {
@@ -183,6 +189,7 @@ impl Counters {
                 Ok(Some(Leased { blocks: vec![block], capacity_used, mark: 0 }))
             }
             Ok(Done { affected_rows: 0, .. }) => Ok(None),
+            Ok(Done { affected_rows: 1, last_insert_id: None }) => Err(self.found_trigger(session, name, count)),
             Ok(_) => Err(StoreError::new(
                 ErrorKind::Unavailable,
                 format!("{}: a lease of sequence {name} reported several rows, or no id; discarded", session.at()),
@@ -191,6 +198,35 @@ impl Counters {
             Err(failed) if is_missing_table(&failed) => Ok(None),
             Err(failed) => Err(failed.error),
         }
+    }
+
+    /// The error for a lease whose OK packet has no ID. From now on leases read the counter behind a lock.
+    fn found_trigger(&self, session: &Session<'_>, name: &SequenceName, count: NonZeroU64) -> StoreError {
+        let at = session.at();
+        if !self.has_trigger.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{at}: seqsvr_sequence has a trigger, which takes the ID out of the answer to a lease. Each lease is four statements \
+                 from now on. Drop the trigger (SHOW TRIGGERS), then restart this node"
+            );
+        }
+        let what = format!("{at}: a trigger hid which {count} IDs of sequence {name} were leased; they are discarded");
+        StoreError::new(ErrorKind::Conflict, what)
+    }
+
+    /// As a lease's own statement. A transaction reads the counter behind a lock, because the OK packet of an UPDATE has no ID if a
+    /// trigger runs. `LAST_INSERT_ID()` would have it, but a proxy may send that to another connection.
+    async fn claim_beside_trigger(&self, opened: &Opened, demand: &str, count: NonZeroU64) -> Result<Done, Failed> {
+        let mut session = self.server.transaction(opened.host).await?;
+        let rows: Vec<u64> =
+            session.rows(&format!("SELECT next_id FROM seqsvr_sequence WHERE {demand} FOR UPDATE")).await?;
+        let Some(next_id) = rows.into_iter().next() else {
+            return Ok(Done { affected_rows: 0, last_insert_id: None });
+        };
+        let end = next_id + count.get();
+        let sql = format!("UPDATE seqsvr_sequence SET next_id = {end} WHERE {demand} AND next_id = {next_id}");
+        let done = session.execute(&sql).await?;
+        session.commit().await?;
+        Ok(Done { last_insert_id: NonZeroU64::new(end), ..done })
     }
 
     /// What the statement itself said, and nothing else. Only where a test switched that off, what a careless server would

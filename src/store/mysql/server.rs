@@ -605,11 +605,9 @@ fn classify(error: &mysql_async::ServerError) -> (ErrorKind, &'static str) {
     match error.code {
         // A deadlock at COMMIT, on several primaries of Group Replication.
         1180 if error.message.contains("149") => (ErrorKind::Conflict, ""),
-        // Record has changed since last read: MariaDB under innodb_snapshot_isolation, the default from 11.6.
-        1020 => (ErrorKind::Conflict, ""),
         // Lock wait time-out, deadlock (also Galera's certification failure, which comes at COMMIT too), Group Replication's
-        // certification failure.
-        1205 | 1213 | 3101 => (ErrorKind::Conflict, ""),
+        // certification failure; a record that changed since the last read, on MariaDB with innodb_snapshot_isolation.
+        1020 | 1205 | 1213 | 3101 => (ErrorKind::Conflict, ""),
         1045 | 1698 => {
             (ErrorKind::Misconfigured, ". Check mysql.user and mysql.password, and from where the account may log in")
         }

@@ -57,6 +57,12 @@ impl From<Failed> for StoreError {
     }
 }
 
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self { server: None, error }
+    }
+}
+
 impl<C> Session<'_, C> {
     /// The host that it leads to, for people.
     pub(super) fn at(&self) -> String {

@@ -60,6 +60,8 @@ pub(super) struct Facts {
     columns: Answer<Vec<Line>>,
     /// Of indexes: the unique ones of a single column, `TABLE_NAME` and `COLUMN_NAME`.
     unique: Answer<Vec<Line>>,
+    /// The triggers that the account may see: `TRIGGER_NAME` and the `TABLE_NAME` that it is on.
+    triggers: Answer<Vec<Line>>,
     /// What the account may not do: the table, the privilege, and whether a lease needs it.
     denied: Vec<(&'static str, &'static str, bool)>,
     /// Why it could not be found out whether it may.
@@ -86,11 +88,15 @@ impl Facts {
             "SELECT TABLE_NAME AS table_name, MIN(COLUMN_NAME) AS column_name FROM information_schema.STATISTICS \
              {OF_OURS} AND NON_UNIQUE = 0 GROUP BY TABLE_NAME, INDEX_NAME HAVING COUNT(*) = 1"
         );
+        let triggers = "SELECT EVENT_OBJECT_TABLE AS table_name, TRIGGER_NAME AS trigger_name FROM information_schema.TRIGGERS \
+             WHERE EVENT_OBJECT_SCHEMA = DATABASE() AND EVENT_OBJECT_TABLE IN ('generator_table', 'seqsvr_meta', \
+             'seqsvr_sequence')";
         let mut facts = Self {
             account: (text(&account, "user").to_owned(), text(&account, "db").to_owned()),
             tables: ask(session, &tables).await?,
             columns: ask(session, &columns).await?,
             unique: ask(session, &unique).await?,
+            triggers: ask(session, triggers).await?,
             denied: Vec::new(),
             unknown: None,
         };
@@ -146,6 +152,7 @@ impl Facts {
         // What is missing, the state tells.
         let there = TABLES.iter().filter(|(table, ..)| self.has(table));
         findings.extend(there.map(|(table, ddl, _)| self.definition(table, ddl)));
+        findings.extend(self.triggers.iter().flatten().map(trigger));
         findings
     }
 
@@ -219,6 +226,13 @@ impl Facts {
     }
 }
 
+/// A trigger on one of our tables. Leases work, but an UPDATE that runs it reports no ID.
+fn trigger(line: &Line) -> Finding {
+    let (table, name) = (text(line, "table_name"), text(line, "trigger_name"));
+    let found = format!("{name} runs with each lease; one on {SEQUENCE} makes a lease four statements instead of one");
+    Finding::warn(&format!("trigger on {table}"), found, format!("DROP TRIGGER {name}, and restart the nodes"))
+}
+
 /// The columns of a DDL of ours: the name, and the type in lower case.
 fn columns(ddl: &str) -> impl Iterator<Item = (&str, String)> {
     ddl.lines().filter(|line| line.starts_with("  ")).filter_map(|line| {
@@ -286,6 +300,7 @@ mod tests {
             tables: Ok(lines(&tables.each_ref().map(<[_; 5]>::as_slice))),
             columns: Ok(columns_found),
             unique: Ok(lines(&unique.each_ref().map(<[_; 2]>::as_slice))),
+            triggers: Ok(Vec::new()),
             denied: Vec::new(),
             unknown: None,
         }
