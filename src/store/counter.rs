@@ -123,7 +123,7 @@ impl Row {
         &self,
         breach: Breach,
         name: &SequenceName,
-        (at, moved): (&str, &'static str),
+        (at, moved): (&str, &str),
         present: Present<'_>,
         mark: u64,
     ) -> StoreError {

@@ -116,7 +116,7 @@ pub struct Refusal<'a> {
     /// What shows that the counter went back.
     pub how: &'a str,
     /// Why IDs could be repeated if the counter is not fenced.
-    pub moved: &'static str,
+    pub moved: &'a str,
 }
 
 /// The error for a counter that breaks a rule.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::seed::SEED_TABLE;
+use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::load;
 use crate::support::server::{Server, Setup, eventually};
@@ -358,4 +359,25 @@ fn another_server_than_the_counter_was_fenced_for() {
     assert!(code == 0 && output.starts_with("fenced default"), "{output}");
     server.wait_until_ready();
     assert!(server.next() > *rest.ids().iter().max().unwrap());
+}
+
+/// Connections of the pool keep the `server_id` that they began with; the node must not lease on by it.
+#[test]
+fn a_server_id_that_is_set_at_run_time_is_named() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = Setup::seed(&database);
+    let server = setup.start();
+    assert_eq!(server.next(), 101);
+    sql(&database, "SET GLOBAL server_id = 4711");
+    let mut all = Checker::default();
+    let refusal = eventually("it refuses", || {
+        all.merge(load(&[server.port()], 1, 50));
+        Some(server.get("/new")).filter(|answer| answer.status == 503)
+    });
+    assert!(refusal.body.contains("Its server_id was 1 and is 4711."), "{refusal:?}");
+    let (code, output) = setup.run(&["fence", "--skip", "1", "--yes"]);
+    assert_eq!(code, 0, "{output}");
+    server.wait_until_ready();
+    all.merge(load(&[server.port()], 1, 500));
+    assert_eq!(all.verdict().repeats, 0, "{}", all.verdict());
 }

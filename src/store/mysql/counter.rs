@@ -16,7 +16,7 @@ use super::super::counter::{Present, Row, Verdict, stale};
 use super::super::guard::{Breach, REGRESSED};
 use super::super::{Definition, Edit, ErrorKind, Leased, Script, StoreError, Terms};
 use super::database::{self, Opened};
-use super::identity::quoted;
+use super::identity::{quoted, why_not_fenced};
 use super::{Done, Failed, Server, Session};
 use crate::config::Step;
 use crate::faults::{self, Guard as Switch};
@@ -51,10 +51,6 @@ const PAUSE_BEFORE_LOOK: Duration = Duration::from_millis(50);
 /// The columns of [`Row`], behind the name.
 const COLUMNS: &str = "name, next_id, step, max_id, server, epoch, incarnation, deleted_at IS NOT NULL, description";
 type Columns = (String, u64, u64, u64, String, u32, u32, bool, String);
-
-/// Why IDs could be repeated if a counter is not fenced.
-pub(super) const WHY_NOT_FENCED: &str =
-    "After a failover or a restore, commits that the old server acknowledged may be missing here";
 
 impl Counters {
     pub(super) fn new(server: Arc<Server>, failover_skip: u64, node: Arc<Node>) -> Self {
@@ -104,7 +100,8 @@ impl Counters {
                     if matches!(breach, Breach::NotFenced | Breach::Regressed) {
                         self.raise(session, opened, name, mark).await?;
                     }
-                    return Err(row.refusal(breach, name, (&session.at(), WHY_NOT_FENCED), present, mark));
+                    let why = why_not_fenced(&row.server, present.server);
+                    return Err(row.refusal(breach, name, (&session.at(), &why), present, mark));
                 }
             }
         }

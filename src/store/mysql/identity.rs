@@ -140,7 +140,8 @@ impl Kind {
             Self::MySql => self.read_plain(session, "@@server_uuid").await,
             // `@@server_uuid` does not exist on MariaDB. Its `@@server_uid` is no identity: tried on 10.11, two servers with
             // data of their own had the same on the same port, and one server another on another port.
-            Self::MariaDb => self.read_plain(session, "CONCAT(@@hostname, ':', @@port, ':', @@server_id)").await,
+            // `server_id` is the global one: a session that is open keeps its own when an operator sets it.
+            Self::MariaDb => self.read_plain(session, "CONCAT(@@hostname, ':', @@port, ':', @@global.server_id)").await,
             Self::Galera(status) => self.read_galera(session, status).await,
             Self::Group => self.read_group(session).await,
         }
@@ -344,6 +345,30 @@ impl Identity {
     }
 }
 
+/// Why IDs could be repeated if a counter is not fenced that was last fenced for `before`. Names the parts of MariaDB's identity
+/// that changed, if not all did.
+pub(super) fn why_not_fenced(before: &str, now: &str) -> String {
+    const LOST: &str = "fter a failover or a restore, commits that the old server acknowledged may be missing here";
+    let parts = |name: &str| -> Vec<String> {
+        name.split(' ').next().unwrap_or_default().rsplitn(3, ':').map(str::to_owned).collect()
+    };
+    let (before, now) = (parts(before), parts(now));
+    let pairs = ["server_id", "port", "host name"].into_iter().zip(before.iter().zip(&now));
+    let changed: Vec<String> = pairs
+        .filter(|(_, (before, now))| before != now)
+        .map(|(part, (before, now))| format!("{part} was {before} and is {now}"))
+        .collect();
+    if before.len() == 3 && now.len() == 3 && (1..3).contains(&changed.len()) {
+        let changed = changed.join(", its ");
+        format!(
+            "Its {changed}. If this is the same server with the same data files, and only its settings changed, no commit is missing \
+             and --skip 1 is enough. A{LOST}"
+        )
+    } else {
+        format!("A{LOST}")
+    }
+}
+
 /// The token that a Galera node shows.
 pub(super) const TOKEN: &str = "SELECT token FROM seqsvr_meta WHERE id = 1";
 
@@ -468,4 +493,33 @@ pub(super) type ReadOnly = (Option<String>, Option<String>);
 pub(super) fn is_writable(read_only: Option<&ReadOnly>) -> bool {
     let is_off = |value: &Option<String>| matches!(value.as_deref(), Some("0" | "OFF"));
     read_only.is_some_and(|(server, engine)| is_off(server) && is_off(engine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::why_not_fenced;
+
+    #[test]
+    fn what_changed_of_an_identity_is_named() {
+        for (before, now, named) in [
+            ("db1:3306:1 5e0c", "db1:3306:2 5e0c", Some("Its server_id was 1 and is 2. If")),
+            (
+                "3f2a9c1b7d10:3306:1",
+                "77aa9c1b7d10:3306:1",
+                Some("Its host name was 3f2a9c1b7d10 and is 77aa9c1b7d10. If"),
+            ),
+            ("db1:3306:1", "db1:3307:2", Some("Its server_id was 1 and is 2, its port was 3306 and is 3307. If")),
+            ("db1:3306:1", "db2:3307:2", None),
+            ("db1:3306:1", "db1:3306:1", None),
+            ("0e1d7b5a-3f44-11f0", "9d1d7b5a-3f44-11f0", None),
+            ("", "db1:3306:1", None),
+        ] {
+            let why = why_not_fenced(before, now);
+            assert!(why.ends_with(
+                "After a failover or a restore, commits that the old server acknowledged may be missing here"
+            ));
+            assert_eq!(why.starts_with("Its"), named.is_some(), "{before}, {now}: {why}");
+            assert!(named.is_none_or(|named| why.starts_with(named)), "{why}");
+        }
+    }
 }

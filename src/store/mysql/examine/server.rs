@@ -109,11 +109,26 @@ impl Facts {
             return findings;
         }
         findings.push(self.role());
+        findings.extend(self.host_name());
         findings.extend(self.cluster_settings());
         findings.extend(self.binlog_format());
         findings.extend(self.durability());
         findings.push(self.auto_increment());
         findings
+    }
+
+    /// MariaDB is known by its host name, among others, and a container has a new one each time it is made.
+    fn host_name(&self) -> Option<Finding> {
+        let name = self.value("hostname");
+        let is_of_container = name.len() == 12 && name.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+        let is_known_by_it = self.value("version").contains("MariaDB") && !self.is_cluster();
+        (is_known_by_it && is_of_container).then(|| {
+            Finding::warn(
+                "host name",
+                format!("{name} looks like a container's ID: a new container has another, and counts as another server"),
+                "give the container a host name that stays: hostname: in Compose, --hostname of docker run, a StatefulSet",
+            )
+        })
     }
 
     fn role(&self) -> Finding {
@@ -423,6 +438,17 @@ mod tests {
         ] {
             assert_eq!(row(&facts(changes), what).0, verdict, "{changes:?}");
         }
+    }
+
+    #[test]
+    fn a_host_name_that_a_new_container_changes_is_told() {
+        let judged = |name: &str, version: &str| {
+            let findings = facts(&[("hostname", name), ("version", version)]).judge();
+            findings.into_iter().find(|finding| finding.what == "host name").map(|finding| finding.verdict)
+        };
+        assert_eq!(judged("3f2a9c1b7d10", "10.11.19-MariaDB"), Some(Verdict::Warn));
+        assert_eq!(judged("3f2a9c1b7d10", "9.7.4"), None, "MySQL is known by its server_uuid");
+        assert_eq!(judged("database-one", "10.11.19-MariaDB"), None);
     }
 
     #[test]

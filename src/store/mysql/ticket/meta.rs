@@ -8,9 +8,9 @@ use mysql_async::prelude::Queryable;
 
 use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Recorded};
 use super::super::super::{Fence, Script};
-use super::super::counter::{MOST_TRIES, WHY_NOT_FENCED, unrecorded};
+use super::super::counter::{MOST_TRIES, unrecorded};
 use super::super::database::{MOVED, Opened};
-use super::super::identity::{quoted, statement_format};
+use super::super::identity::{quoted, statement_format, why_not_fenced};
 use super::super::{Identity, Session};
 use super::{
     Behind, DEFAULT_SEQUENCE, ErrorKind, SequenceName, State, StoreError, Table, Tickets, column_type, largest,
@@ -124,7 +124,8 @@ impl Tickets {
     pub(super) fn refusal(&self, breach: Breach, seen: &Seen, table: &Table, how: &str) -> StoreError {
         let past = self.ticket_needed().max(seen.first_ticket).saturating_mul(self.step());
         let (at, name) = (&self.server.at_host(table.database.host), &SequenceName::default());
-        guard::refusal(breach, &self.facts(seen, table), &guard::Refusal { at, name, past, how, moved: WHY_NOT_FENCED })
+        let moved = &why_not_fenced(&seen.server, &table.database.identity.server);
+        guard::refusal(breach, &self.facts(seen, table), &guard::Refusal { at, name, past, how, moved })
     }
 
     /// Records for all nodes that the counter went back. Also raises the first ticket, never lowers it, to this node's own mark:
