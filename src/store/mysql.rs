@@ -27,7 +27,7 @@ mod ticket;
 use counter::Counters;
 use database::{Database, Layout, Opened};
 use identity::Identity;
-use server::Server;
+use server::{Connection, Server};
 use session::{Done, Failed, Session};
 use ticket::Tickets;
 

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::support::database::{Database, Flavor};
 use crate::support::galera::Cluster;
-use crate::support::http::load;
+use crate::support::http::{load, load_of};
 use crate::support::proxy::Proxy;
 use crate::support::replica::Pair;
 use crate::support::server::{Server, Setup, eventually};
+use crate::support::splitter::Splitter;
 use crate::support::{sql, sql_value};
 
 const FLAVORS: [Flavor; 2] = [Flavor::MariaDb, Flavor::MySql9];
@@ -254,4 +255,39 @@ fn the_nodes_of_a_cluster() {
     assert_eq!(leases(&server, "fenced") + leases(&server, "two_writers"), 0.0, "{}", server.log());
     let (code, doctor) = setup.run(&["doctor"]);
     assert!(code < 2 && doctor.matches("of the same cluster").count() == 2, "{doctor}");
+}
+
+/// A proxy that splits reads from writes, as ProxySQL and `MaxScale` do.
+#[test]
+fn reads_that_a_proxy_sends_to_a_replica() {
+    for flavor in FLAVORS {
+        let pair = Pair::start(flavor);
+        let splitter = Splitter::start(pair.primary.port(), pair.replica.port());
+        let setup = Setup::on(&pair.primary, "sequences: {orders: {step: 100}}")
+            .env("SEQSVR_MYSQL__HOST", &format!("tcp(127.0.0.1:{})", splitter.port()))
+            .env("SEQSVR_REFILL__MAX_BLOCK", "1000")
+            .patient();
+        // What is read there is never up to date again.
+        sql(&pair.replica, if flavor == Flavor::MariaDb { "STOP SLAVE" } else { "STOP REPLICA" });
+        let server = start(&setup);
+        assert!(splitter.reads() > 0, "{flavor:?}");
+        for path in ["/new", "/new/orders"] {
+            eventually("it has ids", || (server.get(path).status == 200).then_some(()));
+            load_of(path, &[server.port()], 4, 5_000).assert_clean(5_000);
+        }
+        assert!(is_leased_from(&pair.primary, flavor), "{flavor:?}");
+        assert!(server.log().contains("a proxy sends reads to"), "{flavor:?}: {}", server.log());
+        let (code, doctor) = setup.run(&["doctor"]);
+        assert!(code == 2 && doctor.contains("FAIL  proxy"), "{flavor:?}: {doctor}");
+        // Commands too decide by what the primary says.
+        assert_eq!(setup.run(&["fence", "--skip", "1000", "--yes"]).0, 0, "{flavor:?}");
+        load_of("/new/orders", &[server.port()], 4, 2_000).assert_clean(2_000);
+        drop(server);
+
+        // Of several hosts each may be such a proxy.
+        let second = Splitter::start(pair.primary.port(), pair.replica.port());
+        let both = format!("127.0.0.1:{}, 127.0.0.1:{}", splitter.port(), second.port());
+        let server = start(&setup.env("SEQSVR_MYSQL__HOST", &both));
+        load_of("/new/orders", &[server.port()], 4, 2_000).assert_clean(2_000);
+    }
 }

@@ -14,6 +14,7 @@ pub mod proxy;
 pub mod replica;
 pub mod scripted;
 pub mod server;
+pub mod splitter;
 
 use database::Database;
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mysql_async::prelude::Queryable;
 use tokio::time::sleep;
 
 use super::super::counter::{Present, Row, Verdict, stale};
@@ -17,7 +16,7 @@ use super::super::guard::{Breach, REGRESSED};
 use super::super::{Definition, Edit, ErrorKind, Leased, Script, StoreError, Terms};
 use super::database::{self, Opened};
 use super::identity::{quoted, why_not_fenced};
-use super::{Done, Failed, Server, Session};
+use super::{Connection, Done, Failed, Server, Session};
 use crate::config::Step;
 use crate::faults::{self, Guard as Switch};
 use crate::name::SequenceName;
@@ -333,7 +332,7 @@ impl Counters {
     /// Rows of [`COLUMNS`]; none where no sequence was ever made, and so no table.
     async fn select(
         &self,
-        session: &mut Session<'_, impl Queryable>,
+        session: &mut Session<'_, impl Connection>,
         sql: &str,
     ) -> Result<Vec<(SequenceName, Row)>, StoreError> {
         /// Relaxed: it only keeps the log short.
@@ -426,7 +425,7 @@ impl Counters {
     /// conflict: it must not be overwritten.
     pub(super) async fn write(
         &self,
-        session: &mut Session<'_, impl Queryable>,
+        session: &mut Session<'_, impl Connection>,
         name: &SequenceName,
         is_there: bool,
         row: &Row,
@@ -455,7 +454,7 @@ impl Counters {
     /// The row of `name`, locked until the transaction of `session` ends.
     pub(super) async fn lock(
         &self,
-        session: &mut Session<'_, impl Queryable>,
+        session: &mut Session<'_, impl Connection>,
         name: &SequenceName,
     ) -> Result<Option<Row>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM seqsvr_sequence WHERE name = '{name}' FOR UPDATE");

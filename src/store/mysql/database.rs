@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mysql_async::Transaction;
-use mysql_async::prelude::Queryable;
 use tokio::time::sleep;
 
 use super::super::guard::{FENCE_ALL, REGRESSED};
@@ -14,7 +13,7 @@ use super::counter::NO_SUCH_TABLE;
 use super::engines;
 use super::identity::{ONE_IS_TO_WRITE, Role, quoted, statement_format};
 use super::members::Members;
-use super::{ErrorKind, Identity, Purpose, Script, Server, Session, StoreError};
+use super::{Connection, ErrorKind, Identity, Purpose, Script, Server, Session, StoreError};
 use crate::config::{NewSequence, Step};
 use crate::faults::{self, Guard as Switch};
 use crate::node::Node;
@@ -149,7 +148,7 @@ impl Opened {
     }
 
     /// The database's present epoch; an error if the server, members or store changed since it was opened.
-    pub(super) async fn epoch(&self, session: &mut Session<'_, impl Queryable>) -> Result<u32, StoreError> {
+    pub(super) async fn epoch(&self, session: &mut Session<'_, impl Connection>) -> Result<u32, StoreError> {
         let recorded = self.recorded(session, "").await?;
         let is_owner = recorded.owner == self.identity.name || !are_on(&[Switch::Epoch, Switch::Fence]);
         let has_members = recorded.members == self.members || faults::is_off(Switch::Evidence);
@@ -157,7 +156,7 @@ impl Opened {
     }
 
     /// What `seqsvr_meta` records, if this is the server and the store that was opened.
-    async fn recorded(&self, session: &mut Session<'_, impl Queryable>, lock: &str) -> Result<Recorded, StoreError> {
+    async fn recorded(&self, session: &mut Session<'_, impl Connection>, lock: &str) -> Result<Recorded, StoreError> {
         let Identity { proof, is_row_logged, .. } = &self.identity;
         let sql = format!(
             "SELECT epoch, owner, members, store_id, COALESCE({proof}, FALSE), {is_row_logged} FROM seqsvr_meta WHERE id = 1 {lock}"
@@ -193,7 +192,7 @@ impl Opened {
     /// that changed. Returns the present epoch.
     pub(super) async fn enter(
         &self,
-        session: &mut Session<'_, impl Queryable>,
+        session: &mut Session<'_, impl Connection>,
         script: &mut Script,
     ) -> Result<u32, StoreError> {
         let recorded = self.recorded(session, "FOR UPDATE").await?;
@@ -362,6 +361,7 @@ impl Database {
     }
 
     async fn look_and_make(&self, session: &mut Session<'_>) -> Result<Opened, StoreError> {
+        self.server.check_split(session).await?;
         let identity = Identity::of(session).await?;
         engines::check(session).await?;
         let tables: Vec<String> = session
@@ -683,7 +683,7 @@ const NEVER_USED: u64 = 1;
 pub(super) const RETIRED: &str = "generator_table_moved";
 
 /// For who finds no table `seqsvr_sequence`: an error if counters were in it.
-pub(super) async fn check_never_used(session: &mut Session<'_, impl Queryable>) -> Result<(), StoreError> {
+pub(super) async fn check_never_used(session: &mut Session<'_, impl Connection>) -> Result<(), StoreError> {
     match session.rows::<u64>("SELECT revision FROM seqsvr_meta WHERE id = 1").await?.first() {
         Some(&NEVER_USED) => Ok(()),
         _ => Err(StoreError::new(
@@ -712,7 +712,7 @@ async fn meta(session: &mut Session<'_>) -> Result<Option<Meta>, StoreError> {
 }
 
 /// Makes what is missing; where the account may not, the error says what an administrator has to run.
-pub(super) async fn create(session: &mut Session<'_, impl Queryable>, missing: &[&str]) -> Result<(), StoreError> {
+pub(super) async fn create(session: &mut Session<'_, impl Connection>, missing: &[&str]) -> Result<(), StoreError> {
     let at = &session.at();
     for ddl in missing {
         match session.execute(ddl).await {

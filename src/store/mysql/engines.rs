@@ -1,10 +1,8 @@
 //! How the tables are stored. A lease relies on two things: an acknowledged statement is durable, and the counter is in the
 //! table. Both hold for base tables of a transactional engine whose rows are on the server that is asked.
 
-use mysql_async::prelude::Queryable;
-
 use super::make::COUNTER_LAYOUT;
-use super::{ErrorKind, Session, StoreError};
+use super::{Connection, ErrorKind, Session, StoreError};
 use crate::faults::{self, Guard as Switch};
 
 /// Engines that keep their rows on another server, in upper case.
@@ -66,7 +64,7 @@ impl Stored<'_> {
 }
 
 /// Refuses tables from which nothing may be leased. With `mysql.require_durable`, also those whose durability is not checked.
-pub(super) async fn check(session: &mut Session<'_, impl Queryable>) -> Result<(), StoreError> {
+pub(super) async fn check(session: &mut Session<'_, impl Connection>) -> Result<(), StoreError> {
     if faults::is_off(Switch::Engine) {
         return Ok(());
     }

@@ -7,12 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 
 use super::super::finding::{Expected, Finding};
 use super::identity::{ONE_IS_TO_WRITE, Role};
-use super::{ErrorKind, Identity, Server, Session, StoreError};
+use super::{Connection, ErrorKind, Identity, Server, Session, StoreError};
 use crate::config::DatabaseHost;
 
 mod counters;
@@ -44,6 +43,15 @@ pub(super) async fn examine(server: &Arc<Server>, expected: Expected<'_>) -> Vec
 
 async fn look(server: &Arc<Server>, expected: Expected<'_>, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
     let mut session = server.connect().await?;
+    server.check_split(&mut session).await?;
+    if server.is_split() {
+        findings.push(Finding::fail(
+            "proxy",
+            "it sends reads to another server than writes, so that each read costs a node two more round trips",
+            "let mysql.host lead to the server that takes the writes: of ProxySQL by a rule that sends all of this account to the \
+             writers, of MySQL Router by the port 6446, of MaxScale by a readconnroute service with router_options=master",
+        ));
+    }
     let facts = server::Facts::ask(&mut session).await?;
     findings.extend(facts.judge());
     let tables = tables::Facts::ask(&mut session).await?;
@@ -93,7 +101,7 @@ fn host((host, role): (DatabaseHost, Role)) -> Finding {
 }
 
 /// The rows of an answer. An error is a connection that is of no use any more.
-async fn ask(session: &mut Session<'_, impl Queryable>, sql: &str) -> Result<Answer<Vec<Line>>, StoreError> {
+async fn ask(session: &mut Session<'_, impl Connection>, sql: &str) -> Result<Answer<Vec<Line>>, StoreError> {
     match session.rows::<Row>(sql).await {
         Ok(rows) => Ok(Ok(rows.into_iter().map(line).collect())),
         Err(failed) => match failed.server {

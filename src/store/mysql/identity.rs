@@ -7,11 +7,10 @@
 use std::sync::Arc;
 
 use mysql_async::Value;
-use mysql_async::prelude::Queryable;
 
 use super::make::NotRising;
 use super::members::Members;
-use super::{ErrorKind, Failed, Server, Session, StoreError};
+use super::{Connection, ErrorKind, Failed, Server, Session, StoreError};
 use crate::config::DatabaseHost;
 use crate::faults::{self, Guard as Switch};
 
@@ -134,7 +133,7 @@ impl Kind {
         }
     }
 
-    async fn read(self, session: &mut Session<'_, impl Queryable>) -> Result<Standing, StoreError> {
+    async fn read(self, session: &mut Session<'_, impl Connection>) -> Result<Standing, StoreError> {
         match self {
             _ if faults::is_off(Switch::Evidence) && self.is_cluster() => self.read_name(session).await,
             Self::MySql => self.read_plain(session, "@@server_uuid").await,
@@ -148,7 +147,7 @@ impl Kind {
     }
 
     /// The name alone: for tests that switch the guard off.
-    async fn read_name(self, session: &mut Session<'_, impl Queryable>) -> Result<Standing, StoreError> {
+    async fn read_name(self, session: &mut Session<'_, impl Connection>) -> Result<Standing, StoreError> {
         let expression = match self {
             Self::Galera(status) => {
                 format!("(SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = 'wsrep_cluster_state_uuid')")
@@ -160,7 +159,7 @@ impl Kind {
 
     async fn read_plain(
         self,
-        session: &mut Session<'_, impl Queryable>,
+        session: &mut Session<'_, impl Connection>,
         expression: &str,
     ) -> Result<Standing, StoreError> {
         let rows: Vec<Option<String>> = session.rows(&format!("SELECT {expression}")).await?;
@@ -174,7 +173,7 @@ impl Kind {
 
     async fn read_galera(
         self,
-        session: &mut Session<'_, impl Queryable>,
+        session: &mut Session<'_, impl Connection>,
         status: &str,
     ) -> Result<Standing, StoreError> {
         let view = format!(
@@ -214,7 +213,7 @@ impl Kind {
         Ok(Standing::Serves(Read { server: name.clone(), name, proof, members, me }))
     }
 
-    async fn read_group(self, session: &mut Session<'_, impl Queryable>) -> Result<Standing, StoreError> {
+    async fn read_group(self, session: &mut Session<'_, impl Connection>) -> Result<Standing, StoreError> {
         let rows: Vec<(String, String, String, bool)> = session.rows(GROUP_MEMBERS).await.map_err(|failed| {
             denied(
                 failed,

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mysql_async::prelude::Queryable;
+use async_trait::async_trait;
+use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{
     ClientIdentity, Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts,
 };
@@ -73,6 +74,9 @@ pub(super) struct Server {
     hanging: Mutex<Vec<Hanging>>,
     /// The statement that also sets up each session, on a cluster.
     set_session: Mutex<Option<&'static str>>,
+    /// Between this node and the database a proxy sends reads to another server than writes. Relaxed: who misses it for a moment
+    /// reads from a replica once more, where its proof does not hold.
+    is_split: AtomicBool,
     /// The name of the lock by which another host shows that it is the same server.
     lock: String,
 }
@@ -98,20 +102,37 @@ struct Hanging {
 }
 
 /// A connection, in a transaction or not.
+#[async_trait]
 pub(super) trait Connection: Queryable {
     /// By which the server knows it.
     fn id(&self) -> u32;
+
+    /// Runs a query in a transaction: a proxy that splits reads from writes sends that to the server that takes the writes.
+    async fn query_in_transaction<R: FromRow + Send + 'static>(&mut self, sql: &str) -> mysql_async::Result<Vec<R>>;
 }
 
+#[async_trait]
 impl Connection for Conn {
     fn id(&self) -> u32 {
         Self::id(self)
     }
+
+    async fn query_in_transaction<R: FromRow + Send + 'static>(&mut self, sql: &str) -> mysql_async::Result<Vec<R>> {
+        let mut transaction = self.start_transaction(TxOpts::default()).await?;
+        let rows = transaction.query(sql).await?;
+        transaction.commit().await?;
+        Ok(rows)
+    }
 }
 
-impl Connection for Transaction<'static> {
+#[async_trait]
+impl Connection for Transaction<'_> {
     fn id(&self) -> u32 {
         Conn::id(self)
+    }
+
+    async fn query_in_transaction<R: FromRow + Send + 'static>(&mut self, sql: &str) -> mysql_async::Result<Vec<R>> {
+        self.query(sql).await
     }
 }
 
@@ -166,6 +187,7 @@ impl Server {
             asked: tokio::sync::Mutex::default(),
             hanging: Mutex::default(),
             set_session: Mutex::default(),
+            is_split: AtomicBool::new(false),
             lock: format!("seqsvr-{}", Uuid::new_v4()),
         }
     }
@@ -191,6 +213,32 @@ impl Server {
     /// How many hosts there are.
     pub(super) fn hosts(&self) -> usize {
         self.config.host.all().len()
+    }
+
+    /// Whether a proxy sends reads to another server than writes.
+    pub(super) fn is_split(&self) -> bool {
+        self.is_split.load(Ordering::Relaxed)
+    }
+
+    /// Finds out whether a proxy sends reads to another server than writes: then the server says another name inside of a
+    /// transaction than outside. Such a proxy may choose the reader at random, so it is asked twice.
+    pub(super) async fn check_split(&self, session: &mut Session<'_>) -> Result<(), StoreError> {
+        const NAME: &str = "SELECT CONCAT(@@hostname, ':', @@port, ':', @@global.server_id)";
+        if self.is_split() {
+            return Ok(());
+        }
+        let of_writer: Vec<String> = session.rows_in_transaction(NAME).await?;
+        for _ in 0..2 {
+            let of_reader: Vec<String> = session.rows(NAME).await?;
+            if of_reader != of_writer && !self.is_split.swap(true, Ordering::Relaxed) {
+                let (at, of_reader, of_writer) = (session.at(), of_reader.concat(), of_writer.concat());
+                tracing::warn!(
+                    "{at}: a proxy sends reads to {of_reader} and writes to {of_writer}. Each read is a transaction from now on, which \
+                     costs two round trips. Let mysql.host lead to the server that takes writes"
+                );
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn requires_durable(&self) -> bool {
@@ -283,8 +331,9 @@ impl Server {
             }
             // A stand-in is left alone until it is the primary, whatever the account may do there.
             let takes_writes = !self.has_stand_ins() || {
-                let read_only: Option<ReadOnly> = conn.query_first(READ_ONLY_QUERY).await?;
-                is_writable(read_only.as_ref())
+                let read_only: Vec<ReadOnly> = conn.query(READ_ONLY_QUERY).await?;
+                // A proxy that splits reads from writes asks a replica.
+                is_writable(read_only.first()) || is_writable(conn.query_in_transaction(READ_ONLY_QUERY).await?.first())
             };
             Ok((conn, takes_writes))
         };
@@ -505,7 +554,7 @@ impl Server {
 
     /// Fails while [`MOST_HANGING`] statements of this node hang in the database. Each one more would keep a session there, up to
     /// the last one that the database allows, and use up a block.
-    async fn check_hanging(&self, session: &mut Session<'_, impl Queryable>) -> Result<(), StoreError> {
+    async fn check_hanging(&self, session: &mut Session<'_, impl Connection>) -> Result<(), StoreError> {
         let host = session.origin.host;
         let at_host = |all: &[Hanging]| -> Vec<(u32, Instant)> {
             all.iter().filter(|one| one.host == host).map(|one| (one.id, one.since)).collect()

@@ -3,13 +3,13 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use mysql_async::prelude::{FromRow, Queryable};
+use mysql_async::prelude::FromRow;
 use mysql_async::{Conn, Params, Transaction};
 use tokio::sync::SemaphorePermit;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use super::server::{CONNECT_TIMEOUT, Origin, READ_ONLY, Server, is_without_answer};
+use super::server::{CONNECT_TIMEOUT, Connection, Origin, READ_ONLY, Server, is_without_answer};
 use super::{ErrorKind, StoreError};
 use crate::faults;
 
@@ -91,7 +91,7 @@ impl Session<'_, Transaction<'static>> {
     }
 }
 
-impl<C: Queryable> Session<'_, C> {
+impl<C: Connection> Session<'_, C> {
     /// Runs a statement with values in the place of its `?`s.
     pub(super) async fn execute_with(&mut self, sql: &str, values: Params) -> Result<(), Failed> {
         faults::point("statement-begins");
@@ -115,10 +115,23 @@ impl<C: Queryable> Session<'_, C> {
         self.finished(sql, outcome)
     }
 
-    /// Runs a query; its rows.
+    /// Runs a query; its rows. They come from the server that takes the writes.
     pub(super) async fn rows<R: FromRow + Send + 'static>(&mut self, sql: &str) -> Result<Vec<R>, Failed> {
+        if self.server.is_split() {
+            return self.rows_in_transaction(sql).await;
+        }
         faults::point("statement-begins");
         let outcome = timeout(STATEMENT_TIMEOUT, self.conn.query(sql)).await;
+        self.finished(sql, outcome)
+    }
+
+    /// As [`rows`](Self::rows), in a transaction.
+    pub(super) async fn rows_in_transaction<R: FromRow + Send + 'static>(
+        &mut self,
+        sql: &str,
+    ) -> Result<Vec<R>, Failed> {
+        faults::point("statement-begins");
+        let outcome = timeout(STATEMENT_TIMEOUT, self.conn.query_in_transaction(sql)).await;
         self.finished(sql, outcome)
     }
 

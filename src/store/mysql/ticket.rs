@@ -16,14 +16,13 @@ use std::fmt::Write;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use mysql_async::prelude::Queryable;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::super::guard::{self, Breach};
 use super::super::{Definition, ErrorKind, Leased, MAX_BLOCKS_PER_LEASE, Script, StoreError, Terms};
 use super::database::{self, CREATE_GENERATOR_TABLE, Opened};
-use super::{Done, Server, Session};
+use super::{Connection, Done, Server, Session};
 use crate::config::{DEFAULT_MAX_ID, Step};
 use crate::faults::{self, Guard as Switch};
 use crate::name::{DEFAULT_SEQUENCE, SequenceName};
@@ -364,7 +363,7 @@ impl Tickets {
     /// Makes the tickets go on behind `ticket`.
     pub(super) async fn raise(
         &self,
-        session: &mut Session<'_, impl Queryable>,
+        session: &mut Session<'_, impl Connection>,
         ticket: u64,
         script: &mut Script,
     ) -> Result<(), StoreError> {
@@ -569,7 +568,7 @@ async fn delete_older_rows(session: &mut Session<'_>, own_rows: &mut Vec<u64>) -
 }
 
 /// `id`'s column type, such as `int(11)`; with a remark where it is not an auto-increment.
-async fn column_type(session: &mut Session<'_, impl Queryable>) -> Result<String, StoreError> {
+async fn column_type(session: &mut Session<'_, impl Connection>) -> Result<String, StoreError> {
     let rows: Vec<(String, String)> = session
         .rows(
             "SELECT COLUMN_TYPE, EXTRA FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() \

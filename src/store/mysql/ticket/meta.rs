@@ -4,14 +4,12 @@
 //! inserts: rows of discarded leases would else push the counter through what other nodes hold. Only a person sets it
 //! to `ok` again, by `seqsvr fence`.
 
-use mysql_async::prelude::Queryable;
-
 use super::super::super::guard::{self, Breach, Facts, REGRESSED, State as Recorded};
 use super::super::super::{Fence, Script};
 use super::super::counter::{MOST_TRIES, unrecorded};
 use super::super::database::{MOVED, Opened};
 use super::super::identity::{quoted, statement_format, why_not_fenced};
-use super::super::{Identity, Session};
+use super::super::{Connection, Identity, Session};
 use super::{
     Behind, DEFAULT_SEQUENCE, ErrorKind, SequenceName, State, StoreError, Table, Tickets, column_type, largest,
     ticket_block,
@@ -46,7 +44,7 @@ impl Tickets {
 
     async fn look_at(
         &self,
-        session: &mut Session<'_, impl Queryable>,
+        session: &mut Session<'_, impl Connection>,
         opened: &Opened,
         lock: &str,
     ) -> Result<Seen, StoreError> {
