@@ -22,6 +22,7 @@ mod hosts;
 mod http;
 mod layers;
 mod life_cycle;
+mod listen;
 mod load;
 mod logging;
 mod mysql;
