@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{
-    ClientIdentity, Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts,
+    ClientIdentity, Conn, DriverError, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts,
 };
 use tokio::sync::{OnceCell, Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -557,7 +557,7 @@ impl Server {
     pub(super) fn failed(&self, origin: Origin, doing: &str, error: &mysql_async::Error) -> StoreError {
         let (kind, why, hint) = match error {
             mysql_async::Error::Server(error) => {
-                let (kind, hint) = classify(error);
+                let (kind, hint) = classify(error, &self.config);
                 (kind, format!("error {}: {}", error.code, error.message), hint)
             }
             mysql_async::Error::Io(mysql_async::IoError::Io(error)) => {
@@ -575,12 +575,19 @@ impl Server {
                 error.to_string(),
                 ". Check the files that mysql.ssl_ca, ssl_cert and ssl_key name, and mysql.host",
             ),
-            mysql_async::Error::Driver(mysql_async::DriverError::NoClientSslFlagFromServer) => (
+            mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => (
                 ErrorKind::Misconfigured,
                 "the server has no TLS, which mysql.ssl_mode asks for".to_owned(),
                 ". Set it up there, or set ssl_mode: disabled",
             ),
-            other => (ErrorKind::Unavailable, other.to_string(), ""),
+            other => match unsupported_plugin(other) {
+                Some(plugin) => (
+                    ErrorKind::Misconfigured,
+                    format!("the account authenticates by {plugin}, which seqsvr does not support"),
+                    OTHER_PLUGIN,
+                ),
+                None => (ErrorKind::Unavailable, other.to_string(), ""),
+            },
         };
         StoreError::new(kind, format!("{}: {doing}: {why}{hint}", self.at_host(origin.host)))
     }
@@ -591,6 +598,20 @@ const BAD_CERTIFICATE: &str = "invalid peer certificate";
 
 const BAD_CERTIFICATE_HINT: &str = ". mysql.ssl_mode: verify_identity refuses it: the certificate must be of an authority of \
                                     mysql.ssl_ca, for the name in mysql.host, and not expired";
+
+const OTHER_PLUGIN: &str = ". Run ALTER USER to let it use caching_sha2_password (MySQL), or ed25519, parsec or \
+                            mysql_native_password (MariaDB)";
+
+/// The plugin that the server asked for, if it is the reason of `error`.
+fn unsupported_plugin(error: &mysql_async::Error) -> Option<&str> {
+    let mysql_async::Error::Driver(error) = error else { return None };
+    match error {
+        DriverError::UnknownAuthPlugin { name } => Some(name),
+        DriverError::CleartextPluginDisabled => Some("mysql_clear_password"),
+        DriverError::MysqlOldPasswordDisabled => Some("mysql_old_password"),
+        _ => None,
+    }
+}
 
 /// The addresses of `host` to choose from: none for a socket, or an address, which the driver connects to by itself.
 async fn addresses_of(host: &DatabaseHost) -> std::io::Result<Vec<IpAddr>> {
@@ -623,16 +644,54 @@ pub(super) fn is_without_answer(error: &mysql_async::Error) -> bool {
 pub(super) const READ_ONLY: [u16; 4] = [1047, 1290, 1792, 1836];
 
 /// What a server's error code means for a lease, and what to add to its message.
-fn classify(error: &mysql_async::ServerError) -> (ErrorKind, &'static str) {
+fn classify(error: &mysql_async::ServerError, config: &config::MySql) -> (ErrorKind, &'static str) {
     match error.code {
         // A deadlock at COMMIT, on several primaries of Group Replication.
         1180 if error.message.contains("149") => (ErrorKind::Conflict, ""),
         // Lock wait time-out, deadlock (also Galera's certification failure, which comes at COMMIT too), Group Replication's
         // certification failure.
         1205 | 1213 | 3101 => (ErrorKind::Conflict, ""),
-        1045 | 1698 => {
-            (ErrorKind::Misconfigured, ". Check mysql.user and mysql.password, and from where the account may log in")
+        1045 => (
+            ErrorKind::Misconfigured,
+            match (config.ssl_mode, &config.ssl_cert) {
+                // The code is the same where it is TLS that is missing.
+                (SslMode::Disabled, _) => {
+                    ". Check mysql.user and mysql.password, and from where the account may log in. If it requires TLS \
+                     (REQUIRE SSL), set mysql.ssl_mode"
+                }
+                (_, None) => {
+                    ". Check mysql.user and mysql.password, and from where the account may log in. If it requires a \
+                     certificate (REQUIRE X509), set mysql.ssl_cert and mysql.ssl_key"
+                }
+                (_, Some(_)) => {
+                    ". Check mysql.user, mysql.password and mysql.ssl_cert, and from where the account may log in"
+                }
+            },
+        ),
+        1698 => (
+            ErrorKind::Misconfigured,
+            ". Check mysql.user. An account of the plugin unix_socket or auth_socket needs mysql.host: unix(/path), and a \
+             process of the same name; or give it a password",
+        ),
+        3159 => (ErrorKind::Misconfigured, ". Set mysql.ssl_mode: required or verify_identity"),
+        // MySQL's code, and MariaDB's.
+        3118 | 4151 => (ErrorKind::Misconfigured, ". Run ALTER USER ... ACCOUNT UNLOCK"),
+        1820 | 1862 => {
+            (ErrorKind::Misconfigured, ". Set a new one with ALTER USER ... IDENTIFIED BY, and in mysql.password")
         }
+        3955 => (ErrorKind::Misconfigured, ". Check mysql.password, then run ALTER USER ... ACCOUNT UNLOCK"),
+        4150 => (ErrorKind::Misconfigured, ". Check mysql.password, then run FLUSH PRIVILEGES"),
+        1130 => (
+            ErrorKind::Misconfigured,
+            ". No account may connect from this machine: create one for its address, as CREATE USER 'seqsvr'@'10.0.%'",
+        ),
+        1251 | 1524 => (ErrorKind::Misconfigured, OTHER_PLUGIN),
+        1129 => (ErrorKind::Unavailable, ". Find out what breaks the connections, then run FLUSH HOSTS"),
+        1040 => (ErrorKind::Unavailable, ". Raise max_connections there: a node has up to 10"),
+        1203 | 1226 => (
+            ErrorKind::Unavailable,
+            ". The account has a limit, such as MAX_USER_CONNECTIONS: a node has up to 10 connections",
+        ),
         1049 => (ErrorKind::Misconfigured, ". Check mysql.database, or create it: CREATE DATABASE"),
         1044 | 1142 | 1143 => (ErrorKind::Misconfigured, ". The account lacks a privilege: GRANT it"),
         _ => (ErrorKind::Unavailable, ""),
