@@ -127,7 +127,8 @@ missing() {
 }
 
 has_galera() {
-    [[ -r $galera_root/lib/libgalera_smm.so && -x $galera_root/bin/wsrep_sst_rsync && -r $galera_root/bin/wsrep_sst_common ]]
+    [[ -r $galera_root/lib/libgalera_smm.so && -x $galera_root/bin/wsrep_sst_rsync && -r $galera_root/bin/wsrep_sst_common &&
+        -r $galera_root/plugin/auth_ed25519.so ]]
 }
 
 install_galera() {
@@ -142,8 +143,9 @@ install_galera() {
     for deb in "$fetched"/*.deb; do
         dpkg -x "$deb" "$fetched/unpacked" >>"$log" 2>&1
     done
-    mkdir -p "$fetched/root/lib" "$fetched/root/bin"
+    mkdir -p "$fetched/root/lib" "$fetched/root/bin" "$fetched/root/plugin"
     cp "$fetched/unpacked/usr/lib/libgalera_smm.so" "$fetched/root/lib/"
+    cp "$fetched/unpacked/usr/lib/mysql/plugin/auth_ed25519.so" "$fetched/root/plugin/"
     cp "$fetched"/unpacked/usr/bin/wsrep_sst_{common,rsync} "$fetched/root/bin/"
     # Started by root, rsync's daemon would become nobody, who may not write the data.
     # shellcheck disable=SC2016 # the $(...) are the script's own

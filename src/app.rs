@@ -3,6 +3,7 @@
 //! The main runtime has the refill, the store and the signals; actix's workers have threads of their own.
 
 use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Config, EXIT_CONFIGURATION, Store};
+use crate::config::{Config, EXIT_CONFIGURATION, Listen, Store};
 use crate::http::{self, Service};
 use crate::metrics::Metrics;
 use crate::name::SequenceName;
@@ -69,8 +70,9 @@ impl AppError {
 pub async fn run(config: &Config) -> Result<(), AppError> {
     let mut signals = Signals::new().map_err(|error| AppError::Failed(format!("signals can't be caught: {error}")))?;
     let node = Arc::new(open_node(config)?);
-    let listener = http::bind(&config.port).map_err(|error| cannot_listen(config, &error))?;
-    let address = listener.local_addr().map_err(|error| AppError::Failed(error.to_string()))?;
+    let listeners = http::bind(&config.port).map_err(|error| cannot_listen(config, &error))?;
+    let addresses: std::io::Result<Vec<SocketAddr>> = listeners.iter().map(TcpListener::local_addr).collect();
+    let addresses = addresses.map_err(|error| AppError::Failed(error.to_string()))?;
 
     let metrics = Arc::new(Metrics::new());
     let store = store::select(config, Purpose::Serve, node.clone());
@@ -105,7 +107,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     background.first_lease().await?;
     // Before the first id is out, or a kill -9 within the first second would make it forget the store.
     save(&node).await;
-    let server = http::server(service.clone(), listener, config.shutdown.grace.get())
+    let server = http::server(&service, listeners, config.shutdown.grace.get())
         .map_err(|error| AppError::Failed(format!("the HTTP server can't start: {error}")))?;
     tracing::info!(
         "seqsvr {} {} sequence {} from {}, step {}",
@@ -115,11 +117,15 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
         guard.store().describe(),
         default.terms().step.get()
     );
-    tracing::info!("listening on http://{address}: try curl http://localhost:{}/new", address.port());
+    let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    let urls = urls.join(" and ");
+    // They have the same port, which may be a free one that the system chose.
+    let bound = Listen { port: addresses[0].port(), ..config.port.clone() };
+    tracing::info!("listening on {urls}: try curl http://{}/new", bound.reachable());
 
     let handle = server.handle();
     let mut serving = tokio::spawn(server);
-    systemd::ready(&address);
+    systemd::ready(&urls);
     let outcome = tokio::select! {
         ended = &mut serving => Err(AppError::Failed(format!("the HTTP server ended by itself: {ended:?}"))),
         error = background.misconfigured() => Err(error),

@@ -1,7 +1,8 @@
 //! The command line: `seqsvr [serve]`, `check`, `healthcheck`, `adopt`, `doctor`, `fence`, `migrate`, `sequence`.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -200,22 +201,31 @@ fn check(sources: &Sources, config: &Config) {
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn healthcheck(listen: &Listen) -> Result<(), AppError> {
-    let host = match &listen.host {
-        // Listening on all addresses is no address to connect to.
-        Some(host) if !host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) => host.clone(),
-        _ => Ipv4Addr::LOCALHOST.to_string(),
+    let addresses = match (listen.named_host(), &listen.host) {
+        (Some(host), _) => (host, listen.port).to_socket_addrs().map(Iterator::collect),
+        (None, Some(host)) if host.parse::<Ipv4Addr>().is_ok() => Ok(vec![(Ipv4Addr::LOCALHOST, listen.port).into()]),
+        // An address to listen on is none to connect to.
+        (None, _) => Ok(vec![(Ipv4Addr::LOCALHOST, listen.port).into(), (Ipv6Addr::LOCALHOST, listen.port).into()]),
     };
-    let failed = |error: std::io::Error| AppError::Failed(format!("{host}:{}: {error}", listen.port));
-    let ask = || {
-        let address = (host.as_str(), listen.port).to_socket_addrs()?.next().ok_or(std::io::ErrorKind::NotFound)?;
-        let mut stream = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT)?;
-        stream.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
+    let failed = |at: &dyn Display, error: &std::io::Error| AppError::Failed(format!("{at}: {error}"));
+    let addresses: Vec<SocketAddr> = addresses.map_err(|error| failed(listen, &error))?;
+    let share = HEALTHCHECK_TIMEOUT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    let ask = |address: &SocketAddr| {
+        let mut stream = TcpStream::connect_timeout(address, share)?;
+        stream.set_read_timeout(Some(share))?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.take(64 << 10).read_to_string(&mut answer)?;
         Ok(answer)
     };
-    let answer = ask().map_err(failed)?;
+    let mut outcome = Err(AppError::Failed(format!("{listen}: the host has no address")));
+    for address in addresses {
+        outcome = ask(&address).map_err(|error| failed(&address, &error));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    let answer = outcome?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     if answer.starts_with("HTTP/1.1 200 ") {
         println!("{body}");

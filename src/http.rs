@@ -3,9 +3,8 @@
 //! What always holds: a refused request costs no id, and every response is counted, by a counter of its worker's own.
 
 use std::cell::RefCell;
-use std::ffi::c_int;
 use std::future::ready;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +18,9 @@ use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, Resource, guard, web};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::config::{Limits, Listen};
+use crate::config::Limits;
 use crate::metrics::{Metrics, ResponseCounts, Route};
 use crate::sequence::{Cached, Failure, Sequence};
 use crate::sequences::Sequences;
@@ -30,19 +28,17 @@ use crate::store::ErrorKind;
 
 pub mod answer;
 mod lane;
+mod listen;
 mod probes;
 mod stream;
 
 use answer::{Refusal, Shape, Wanted};
 use lane::Lane;
+pub use listen::bind;
 use stream::Watch;
 
 /// What a POST may carry; it is read and passed over.
 const MOST_BODY_BYTES: usize = 16 << 10;
-
-/// Connections that wait to be accepted; the kernel caps it (`net.core.somaxconn`). With std's 128, a thousand clients that
-/// connect at once wait for a second, for the kernel drops what does not fit.
-const BACKLOG: c_int = 4096;
 
 /// How long a client may take to close its side.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -121,47 +117,35 @@ impl Worker {
     }
 }
 
-/// Binds `listen`: all addresses, IPv6 and IPv4, where no host is named.
-pub fn bind(listen: &Listen) -> std::io::Result<TcpListener> {
-    let listener = match &listen.host {
-        Some(host) => {
-            let addresses: Vec<_> = (host.as_str(), listen.port).to_socket_addrs()?.collect();
-            TcpListener::bind(addresses.as_slice())?
-        }
-        // A machine without IPv6 has no such address family; any other reason is the same for IPv4.
-        None => TcpListener::bind(("::", listen.port)).or_else(|_| TcpListener::bind(("0.0.0.0", listen.port)))?,
-    };
-    // It listens already; this only sets how many may wait.
-    SockRef::from(&listener).listen(BACKLOG)?;
-    Ok(listener)
-}
-
-/// The server on `listener`; it runs once it is awaited. `grace` is how long requests in flight may take at its stop.
+/// The server on `listeners`; it runs once it is awaited. `grace` is how long requests in flight may take at its stop.
 ///
 /// It is put together as `actix_web::HttpServer` does it, but of connections that are watched.
-pub fn server(service: Arc<Service>, listener: TcpListener, grace: Duration) -> std::io::Result<Server> {
+pub fn server(service: &Arc<Service>, listeners: Vec<TcpListener>, grace: Duration) -> std::io::Result<Server> {
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let connections = usize::try_from(service.limits.connections.get()).unwrap_or(usize::MAX);
-    let builder = Server::build()
+    let mut builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(connections.div_ceil(workers))
         .shutdown_timeout(grace.as_secs() + u64::from(grace.subsec_nanos() > 0))
         .disable_signals();
     let shutdown = builder.graceful_shutdown_signal();
-    let server = builder.listen("http", listener, move || {
-        let shutdown = shutdown.clone();
-        let stop = move || {
-            let signal = shutdown.clone();
-            async move { signal.notified().await }
-        };
-        fn_service(async |tcp: TcpStream| {
-            // It fails where the client has gone already.
-            let _ = tcp.set_nodelay(true);
-            Ok(tcp)
-        })
-        .and_then(worker(service.clone(), stop))
-    })?;
-    Ok(server.run())
+    for listener in listeners {
+        let (service, shutdown) = (service.clone(), shutdown.clone());
+        builder = builder.listen("http", listener, move || {
+            let shutdown = shutdown.clone();
+            let stop = move || {
+                let signal = shutdown.clone();
+                async move { signal.notified().await }
+            };
+            fn_service(async |tcp: TcpStream| {
+                // It fails where the client has gone already.
+                let _ = tcp.set_nodelay(true);
+                Ok(tcp)
+            })
+            .and_then(worker(service.clone(), stop))
+        })?;
+    }
+    Ok(builder.run())
 }
 
 /// One worker's service for connections, whatever they are made of; they end politely once `stop` does. Must be called in

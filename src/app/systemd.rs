@@ -2,7 +2,6 @@
 //!
 //! Whatever starts it with a `NOTIFY_SOCKET` in the environment is told so. Without one, nothing is done.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -12,8 +11,8 @@ use tokio::time::interval;
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Told once it listens, whether or not it has ids: a database that is away at the start must not make the start time out.
-pub fn ready(address: &SocketAddr) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&format!("listening on http://{address}"))]);
+pub fn ready(urls: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {urls}"))]);
 }
 
 /// Told when it begins to drain.

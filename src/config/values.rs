@@ -2,6 +2,7 @@
 //! file, the line and the key, and nothing behind this module meets a value that is not allowed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -146,6 +147,18 @@ impl Listen {
     /// As it was typed, with the seed's leading colon where no host is named.
     pub const fn all(port: u16) -> Self {
         Self { host: None, port }
+    }
+
+    /// The one host to listen on; `None` where it is all addresses, by `:8000`, `0.0.0.0:8000` or `[::]:8000`.
+    pub fn named_host(&self) -> Option<&str> {
+        let is_named = |host: &&str| !host.parse().is_ok_and(|address: IpAddr| address.is_unspecified());
+        self.host.as_deref().filter(is_named)
+    }
+
+    /// A host and port that this machine can connect to.
+    #[must_use]
+    pub fn reachable(&self) -> Self {
+        Self { host: Some(self.named_host().unwrap_or("localhost").to_owned()), port: self.port }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
 
+mod addresses;
 mod counter;
 mod database;
 mod engines;

@@ -1,14 +1,17 @@
 //! Several hosts in `mysql.host`: which one is leased from, and when another one.
 
-use std::thread;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 use crate::support::database::{Database, Flavor};
 use crate::support::galera::Cluster;
 use crate::support::http::{load, load_of};
 use crate::support::proxy::Proxy;
 use crate::support::replica::Pair;
-use crate::support::server::{Server, Setup, eventually};
+use crate::support::server::{Server, Setup, eventually, eventually_within};
 use crate::support::splitter::Splitter;
 use crate::support::{sql, sql_value};
 
@@ -257,7 +260,7 @@ fn the_nodes_of_a_cluster() {
     assert!(code < 2 && doctor.matches("of the same cluster").count() == 2, "{doctor}");
 }
 
-/// A proxy that splits reads from writes, as ProxySQL and `MaxScale` do.
+/// A proxy that splits reads from writes, as `ProxySQL` and `MaxScale` do.
 #[test]
 fn reads_that_a_proxy_sends_to_a_replica() {
     for flavor in FLAVORS {
@@ -290,4 +293,72 @@ fn reads_that_a_proxy_sends_to_a_replica() {
         let server = start(&setup.env("SEQSVR_MYSQL__HOST", &both));
         load_of("/new/orders", &[server.port()], 4, 2_000).assert_clean(2_000);
     }
+}
+
+/// Listens and never says a word.
+fn silent(address: &str, port: u16) -> TcpListener {
+    TcpListener::bind((address, port)).expect("the address is free")
+}
+
+/// A node on `db.test`, which has the addresses of `hosts`.
+fn on_name(database: &Database, hosts: &str) -> Setup {
+    Setup::seed(database)
+        .env("SEQSVR_MYSQL__HOST", &format!("db.test:{}", database.port()))
+        .env("SEQSVR_LIMITS__WAIT", "20s")
+        .with_hosts(hosts)
+}
+
+#[test]
+fn a_name_with_an_address_that_is_silent() {
+    for flavor in FLAVORS {
+        let database = Database::start(flavor);
+        let _silent = ["::1", "127.0.0.2"].map(|address| silent(address, database.port()));
+        let setup = on_name(&database, "::1 db.test\n127.0.0.2 db.test\n127.0.0.1 db.test\n");
+        let server = setup.start();
+        assert_eq!(server.next(), 101, "{flavor:?}");
+        // Each pool that is made anew.
+        sql(&database, "SELECT 1");
+        let (code, output) = setup.run(&["doctor"]);
+        assert!(code < 2, "{output}");
+    }
+}
+
+#[test]
+fn a_stand_in_whose_name_has_an_address_that_is_silent() {
+    let pair = Pair::start(Flavor::MariaDb);
+    let _silent = silent("::1", pair.replica.port());
+    let hosts = format!("{}, db.test:{}", pair.primary.address(), pair.replica.port());
+    let setup =
+        Setup::seed(&pair.primary).env("SEQSVR_MYSQL__HOST", &hosts).with_hosts("::1 db.test\n127.0.0.1 db.test\n");
+    sql(&pair.replica, "SET GLOBAL read_only = 1");
+    let (_, output) = setup.run(&["doctor"]);
+    assert!(!output.contains("no answer within"), "{output}");
+}
+
+#[test]
+fn a_name_that_moves_is_followed() {
+    let database = Database::start(Flavor::MariaDb);
+    let setup = on_name(&database, "127.0.0.1 db.test\n");
+    let server = setup.start();
+    server.next();
+    // What comes to the new address is passed on to the same server.
+    let through = Arc::new(AtomicBool::new(false));
+    let (listener, seen, port) = (silent("127.0.0.2", database.port()), through.clone(), database.port());
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            seen.store(true, Ordering::Relaxed);
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut to) in
+                [(&client, &server), (&server, &client)].map(|(a, b)| (a.try_clone().unwrap(), b.try_clone().unwrap()))
+            {
+                thread::spawn(move || io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    fs::write(setup.folder().join("hosts"), "127.0.0.2 db.test\n").unwrap();
+    eventually_within(Duration::from_secs(60), "the name is looked up again", || {
+        assert_eq!(server.get("/new?count=50").status, 200);
+        through.load(Ordering::Relaxed).then_some(())
+    });
+    assert_eq!(server.get("/new?count=1000").status, 200);
 }

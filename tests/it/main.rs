@@ -7,6 +7,7 @@
 mod support;
 
 mod abuse;
+mod accounts;
 mod alerts;
 mod bad_input;
 mod crash;
@@ -22,6 +23,7 @@ mod hosts;
 mod http;
 mod layers;
 mod life_cycle;
+mod listen;
 mod load;
 mod logging;
 mod mysql;

@@ -1,6 +1,7 @@
 //! TLS to the database: which certificates of the server are taken, and this side's own.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -123,6 +124,21 @@ fn certificates_of_the_server() {
         let stranger = Authority::new();
         assert_refused(&trusting(setup, &stranger.file("ca.pem")).start(), "invalid peer certificate");
     }
+}
+
+/// The driver gets an address that was looked up here. It must check the name all the same.
+#[test]
+fn a_name_with_several_addresses() {
+    let authority = Authority::new();
+    let (mut database, setup) = start(Flavor::MariaDb, &authority);
+    let _silent = TcpListener::bind(("::1", database.port())).unwrap();
+    let setup = setup
+        .env("SEQSVR_MYSQL__HOST", &format!("db.test:{}", database.port()))
+        .with_hosts("::1 db.test\n127.0.0.1 db.test\n");
+    assert_refused(&setup.start(), "not valid for name");
+    authority.write("server", Certificate { host: "db.test", ..GOOD });
+    database.restart();
+    assert_eq!(setup.start().next(), 101);
 }
 
 #[test]

@@ -27,7 +27,7 @@ use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Opts, OptsBuilder, Row, Value};
 use tempfile::TempDir;
 
-use super::process::{free_port, log_to, path_arg, spawn, tail};
+use super::process::{free_port, log_to, path_arg, spawn, tail, unpacked};
 
 mod installation;
 use installation::{Installation, copy_folder};
@@ -164,6 +164,11 @@ impl Database {
         if let Ok(own_id) = own_id {
             fs::write(&id, own_id).expect("can't write the server's id");
         }
+    }
+
+    /// The folder of `MariaDB`'s plugin `auth_ed25519`, which the server alone does not have.
+    pub fn ed25519_plugin() -> PathBuf {
+        unpacked("galera").join("plugin")
     }
 
     /// The data directory.

@@ -35,6 +35,24 @@ pub fn start(version: &'static str, comment: &'static str) -> u16 {
     port
 }
 
+/// Like [`start`], of a server whose accounts are checked by `plugin`. It lets nobody in.
+pub fn start_with_plugin(plugin: &'static str) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                write_packet(&mut client, 0, &greeting("11.8.2-MariaDB"))?;
+                read_packet(&mut client)?;
+                write_packet(&mut client, 2, &[&[0xfe], plugin.as_bytes(), b"\0", b"12345678901234567890\0"].concat())?;
+                // Until the client goes.
+                read_packet(&mut client).and_then(|_| read_packet(&mut client))
+            });
+        }
+    });
+    port
+}
+
 fn serve(mut client: TcpStream, version: &str, comment: &str) -> io::Result<()> {
     write_packet(&mut client, 0, &greeting(version))?;
     read_packet(&mut client)?;

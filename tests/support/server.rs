@@ -117,6 +117,15 @@ impl Setup {
         self
     }
 
+    /// Starts it with `hosts` in place of `/etc/hosts`, in a mount namespace of its own, for which a test must be root. What is
+    /// written to the file `hosts` of its folder later counts from then on.
+    pub fn with_hosts(self, hosts: &str) -> Self {
+        let file = self.folder().join("hosts");
+        std::fs::write(&file, hosts).expect("the hosts are written");
+        let mount = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+        self.by(&["unshare", "--mount", "sh", "-c", mount, file.to_str().expect("a plain path")])
+    }
+
     /// As an image says it: the program and where it is started, and what a server has for arguments beside those that each
     /// command has.
     pub fn program(self, program: PathBuf, workdir: PathBuf, serve: Vec<String>) -> Self {
@@ -347,8 +356,9 @@ impl Drop for Server {
 
 /// The port that a log says the server listens at.
 fn port_in(log: &str) -> Option<u16> {
-    let (_, address) = log.split_once("listening on http://127.0.0.1:")?;
-    address.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    let (_, address) = log.split_once("listening on http://")?;
+    let (address, _) = address.split_once(": try")?;
+    address.rsplit_once(':')?.1.parse().ok()
 }
 
 /// The block that a line of the log tells of.

@@ -4,6 +4,7 @@
 //! that a statement whose OK has come is committed.
 
 use std::io::ErrorKind as ErrorOfIo;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,13 +12,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{
-    ClientIdentity, Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts,
+    ClientIdentity, Conn, DriverError, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::addresses;
 use super::identity::{HostStatus, Identity, Proof, READ_ONLY_QUERY, ReadOnly, TOKEN, is_writable};
 use super::session::{STATEMENT_TIMEOUT, Session};
 use super::{ErrorKind, StoreError};
@@ -43,6 +45,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the other hosts said holds for so long, where the host is stayed with. After a failover each sequence is fenced, and
 /// all is looked at anew each time.
 const ANSWERS_LAST: Duration = Duration::from_secs(5);
+
+/// While connections work, a host name is looked up again after this: what it names may have changed.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(10);
 
 /// What each new connection is set to.
 /// - `autocommit`: a server's `init_connect` may have turned it off.
@@ -144,9 +149,20 @@ struct Link {
     host: usize,
     /// How often another host was gone to.
     moves: u64,
-    pool: Pool,
+    /// Empty until the first session has looked up the host's name.
+    pool: Arc<OnceCell<Reached>>,
+    looked_up: Instant,
+    /// Receives the addresses of the host's name, while they are looked up again.
+    lookup: Option<oneshot::Receiver<Vec<IpAddr>>>,
     /// The host that was connected to last, for the log.
     last_connected: Option<usize>,
+}
+
+/// The pool of a host, all of whose connections lead to one address.
+struct Reached {
+    pool: Pool,
+    /// `None` where no name was looked up.
+    address: Option<IpAddr>,
 }
 
 /// What a host says of itself, or why it says nothing.
@@ -174,14 +190,36 @@ impl Link {
     fn origin(&self) -> Origin {
         Origin { number: self.number, host: self.host }
     }
+
+    /// Leads to `host`, which may be the same, by a new pool.
+    fn lead_to(&mut self, host: usize) {
+        self.number += 1;
+        self.moves += u64::from(self.host != host);
+        self.host = host;
+        (self.lookup, self.looked_up) = (None, Instant::now());
+        // The new pool is made with new options: only so are the files of certificates read again.
+        let old = std::mem::take(&mut self.pool);
+        if let Some(pool) = old.get().map(|reached| reached.pool.clone()) {
+            // Who still uses one of its connections goes on; it is closed when it is given back.
+            tokio::spawn(async move { timeout(CONNECT_TIMEOUT, pool.disconnect()).await });
+        }
+    }
 }
 
 impl Server {
     pub(super) fn new(config: &config::MySql) -> Self {
-        let pool = Pool::new(options(config, &config.host.all()[0]));
+        let link = Link {
+            number: 0,
+            host: 0,
+            moves: 0,
+            pool: Arc::default(),
+            looked_up: Instant::now(),
+            lookup: None,
+            last_connected: None,
+        };
         Self {
             config: config.clone(),
-            link: Mutex::new(Link { number: 0, host: 0, moves: 0, pool, last_connected: None }),
+            link: Mutex::new(link),
             is_away: AtomicBool::new(false),
             attempts: Semaphore::new(ATTEMPTS_WHILE_AWAY),
             asked: tokio::sync::Mutex::default(),
@@ -309,11 +347,11 @@ impl Server {
         &self,
         used_for: Use,
         origin: Origin,
-        pool: Pool,
+        pool: Arc<OnceCell<Reached>>,
         connect: impl Fn(Pool) -> F,
     ) -> Result<C, StoreError> {
         let attempt = async {
-            let mut conn = connect(pool).await?;
+            let mut conn = self.take(origin.host, &pool, connect).await?;
             let set_session = *self.set_session.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(sql) = set_session {
                 // Group Replication allows it outside of a transaction only.
@@ -364,6 +402,37 @@ impl Server {
         Err(error)
     }
 
+    /// Takes a connection of the pool `reached`. The first caller makes the pool: of a name with several addresses, to the
+    /// first that answers.
+    async fn take<C, F: Future<Output = mysql_async::Result<C>>>(
+        &self,
+        host: usize,
+        reached: &OnceCell<Reached>,
+        connect: impl Fn(Pool) -> F,
+    ) -> mysql_async::Result<C> {
+        let host = &self.config.host.all()[host];
+        let lead_to = |address| Reached { pool: Pool::new(options(&self.config, host, address)), address };
+        let mut first = None;
+        let reach = async || match &addresses_of(host).await?[..] {
+            [] => Ok(lead_to(None)),
+            [address] => Ok(lead_to(Some(*address))),
+            several => {
+                let connect = async |address| {
+                    let reached = lead_to(Some(address));
+                    Ok((connect(reached.pool.clone()).await?, reached))
+                };
+                let (conn, reached) = first_answer(several, connect).await?;
+                first = Some(conn);
+                Ok::<_, mysql_async::Error>(reached)
+            }
+        };
+        let pool = &reached.get_or_try_init(reach).await?.pool;
+        match first {
+            Some(conn) => Ok(conn),
+            None => connect(pool.clone()).await,
+        }
+    }
+
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -401,32 +470,47 @@ impl Server {
 
     /// The host that is used, and its pool. Where others have gone back to one of the hosts that were `tried`, the next host that
     /// was not.
-    fn untried(&self, tried: &[usize]) -> (Origin, Pool) {
+    fn untried(&self, tried: &[usize]) -> (Origin, Arc<OnceCell<Reached>>) {
         let mut link = self.link();
         let hosts = self.config.host.all().len();
         let untried = (0..hosts).map(|n| (link.host + n) % hosts).find(|host| !tried.contains(host));
         if let Some(host) = untried.filter(|host| *host != link.host) {
-            self.lead_to(&mut link, host);
+            link.lead_to(host);
         }
+        self.follow_name(&mut link);
         (link.origin(), link.pool.clone())
+    }
+
+    /// Replaces the pool if the host's name does not have its address any more. The name is looked up beside the sessions, which
+    /// go on if nobody answers that.
+    fn follow_name(&self, link: &mut Link) {
+        let Some(address) = link.pool.get().and_then(|reached| reached.address) else { return };
+        if let Some(lookup) = &mut link.lookup {
+            match lookup.try_recv() {
+                Ok(addresses) if !addresses.is_empty() && !addresses.contains(&address) => {
+                    link.lead_to(link.host);
+                }
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                _ => (link.lookup, link.looked_up) = (None, Instant::now()),
+            }
+        } else if link.looked_up.elapsed() >= LOOK_UP_AGAIN {
+            let (found, lookup) = oneshot::channel();
+            let host = self.config.host.all()[link.host].clone();
+            tokio::spawn(async move {
+                if let Ok(addresses) = addresses_of(&host).await {
+                    // Nobody waits for it where another host is used by now.
+                    let _ = found.send(addresses);
+                }
+            });
+            link.lookup = Some(lookup);
+        }
     }
 
     fn replace(&self, origin: Origin, host: usize) {
         let mut link = self.link();
         if link.number == origin.number {
-            self.lead_to(&mut link, host);
+            link.lead_to(host);
         }
-    }
-
-    fn lead_to(&self, link: &mut Link, host: usize) {
-        link.number += 1;
-        link.moves += u64::from(link.host != host);
-        link.host = host;
-        // With new options: only so are the files of certificates read again.
-        let new = Pool::new(options(&self.config, &self.config.host.all()[host]));
-        let old = std::mem::replace(&mut link.pool, new);
-        // Who still uses one of its connections goes on; it is closed when it is given back.
-        tokio::spawn(async move { timeout(CONNECT_TIMEOUT, old.disconnect()).await });
     }
 
     /// The hosts other than that of `session`, which has `identity`, and what each says of itself, or why it says nothing.
@@ -525,9 +609,8 @@ impl Server {
         host: usize,
         ask: impl AsyncFnOnce(&mut Session<'_>) -> Result<T, StoreError>,
     ) -> Result<T, String> {
-        let options = options(&self.config, &self.config.host.all()[host]);
         let answer = async {
-            let conn = Conn::new(options).await.map_err(|error| error.to_string())?;
+            let conn = self.connect_apart(host).await.map_err(|error| error.to_string())?;
             // No link has this number: an error of this host must not affect the one that is used.
             let origin = Origin { number: u64::MAX, host };
             let id = conn.id();
@@ -591,10 +674,22 @@ impl Server {
         }
     }
 
+    /// A connection of no pool.
+    async fn connect_apart(&self, host: usize) -> mysql_async::Result<Conn> {
+        let host = &self.config.host.all()[host];
+        let connect = async |address| Conn::new(options(&self.config, host, address)).await;
+        match &addresses_of(host).await?[..] {
+            [] => connect(None).await,
+            addresses => first_answer(addresses, async |address| connect(Some(address)).await).await,
+        }
+    }
+
     pub(super) async fn close(&self) {
-        let pool = self.link().pool.clone();
-        // Best effort: the server closes what we don't.
-        let _ = timeout(CONNECT_TIMEOUT, pool.disconnect()).await;
+        let reached = self.link().pool.clone();
+        if let Some(Reached { pool, .. }) = reached.get() {
+            // Best effort: the server closes what we don't.
+            let _ = timeout(CONNECT_TIMEOUT, pool.clone().disconnect()).await;
+        }
     }
 
     pub(super) fn timed_out(&self, origin: Origin, doing: &str, after: Duration) -> StoreError {
@@ -605,7 +700,7 @@ impl Server {
     pub(super) fn failed(&self, origin: Origin, doing: &str, error: &mysql_async::Error) -> StoreError {
         let (kind, why, hint) = match error {
             mysql_async::Error::Server(error) => {
-                let (kind, hint) = classify(error);
+                let (kind, hint) = classify(error, &self.config);
                 (kind, format!("error {}: {}", error.code, error.message), hint)
             }
             mysql_async::Error::Io(mysql_async::IoError::Io(error)) => {
@@ -623,12 +718,19 @@ impl Server {
                 error.to_string(),
                 ". Check the files that mysql.ssl_ca, ssl_cert and ssl_key name, and mysql.host",
             ),
-            mysql_async::Error::Driver(mysql_async::DriverError::NoClientSslFlagFromServer) => (
+            mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => (
                 ErrorKind::Misconfigured,
                 "the server has no TLS, which mysql.ssl_mode asks for".to_owned(),
                 ". Set it up there, or set ssl_mode: disabled",
             ),
-            other => (ErrorKind::Unavailable, other.to_string(), ""),
+            other => match unsupported_plugin(other) {
+                Some(plugin) => (
+                    ErrorKind::Misconfigured,
+                    format!("the account authenticates by {plugin}, which seqsvr does not support"),
+                    OTHER_PLUGIN,
+                ),
+                None => (ErrorKind::Unavailable, other.to_string(), ""),
+            },
         };
         StoreError::new(kind, format!("{}: {doing}: {why}{hint}", self.at_host(origin.host)))
     }
@@ -640,6 +742,42 @@ const BAD_CERTIFICATE: &str = "invalid peer certificate";
 const BAD_CERTIFICATE_HINT: &str = ". mysql.ssl_mode: verify_identity refuses it: the certificate must be of an authority of \
                                     mysql.ssl_ca, for the name in mysql.host, and not expired";
 
+const OTHER_PLUGIN: &str = ". Run ALTER USER to let it use caching_sha2_password (MySQL), or ed25519, parsec or \
+                            mysql_native_password (MariaDB)";
+
+/// The plugin that the server asked for, if it is the reason of `error`.
+fn unsupported_plugin(error: &mysql_async::Error) -> Option<&str> {
+    let mysql_async::Error::Driver(error) = error else { return None };
+    match error {
+        DriverError::UnknownAuthPlugin { name } => Some(name),
+        DriverError::CleartextPluginDisabled => Some("mysql_clear_password"),
+        DriverError::MysqlOldPasswordDisabled => Some("mysql_old_password"),
+        _ => None,
+    }
+}
+
+/// The addresses of `host` to choose from: none for a socket, or an address, which the driver connects to by itself.
+async fn addresses_of(host: &DatabaseHost) -> std::io::Result<Vec<IpAddr>> {
+    match host {
+        DatabaseHost::Tcp { host, port } if host.parse::<IpAddr>().is_err() => addresses::look_up(host, *port).await,
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Connects to the first of `addresses` that answers, be it with an error.
+async fn first_answer<T, F: Future<Output = mysql_async::Result<T>>>(
+    addresses: &[IpAddr],
+    connect: impl Fn(IpAddr) -> F,
+) -> mysql_async::Result<T> {
+    let is_answer = |error: &mysql_async::Error| match error {
+        // rustls has something against the other side, or that against us.
+        mysql_async::Error::Io(mysql_async::IoError::Io(error)) => error.kind() == ErrorOfIo::InvalidData,
+        error => !is_without_answer(error),
+    };
+    let outcome = addresses::race(addresses, CONNECT_TIMEOUT, connect, is_answer).await;
+    outcome.unwrap_or_else(|| Err(std::io::Error::from(ErrorOfIo::NotFound).into()))
+}
+
 /// Whether the error says that nobody answered.
 pub(super) fn is_without_answer(error: &mysql_async::Error) -> bool {
     matches!(error, mysql_async::Error::Io(_))
@@ -650,24 +788,62 @@ pub(super) fn is_without_answer(error: &mysql_async::Error) -> bool {
 pub(super) const READ_ONLY: [u16; 6] = [1036, 1047, 1290, 1792, 1836, 1874];
 
 /// What a server's error code means for a lease, and what to add to its message.
-fn classify(error: &mysql_async::ServerError) -> (ErrorKind, &'static str) {
+fn classify(error: &mysql_async::ServerError, config: &config::MySql) -> (ErrorKind, &'static str) {
     match error.code {
         // A deadlock at COMMIT, on several primaries of Group Replication.
         1180 if error.message.contains("149") => (ErrorKind::Conflict, ""),
         // Lock wait time-out, deadlock (also Galera's certification failure, which comes at COMMIT too), Group Replication's
         // certification failure; a record that changed since the last read, on MariaDB with innodb_snapshot_isolation.
         1020 | 1205 | 1213 | 3101 => (ErrorKind::Conflict, ""),
-        1045 | 1698 => {
-            (ErrorKind::Misconfigured, ". Check mysql.user and mysql.password, and from where the account may log in")
+        1045 => (
+            ErrorKind::Misconfigured,
+            match (config.ssl_mode, &config.ssl_cert) {
+                // The code is the same where it is TLS that is missing.
+                (SslMode::Disabled, _) => {
+                    ". Check mysql.user and mysql.password, and from where the account may log in. If it requires TLS \
+                     (REQUIRE SSL), set mysql.ssl_mode"
+                }
+                (_, None) => {
+                    ". Check mysql.user and mysql.password, and from where the account may log in. If it requires a \
+                     certificate (REQUIRE X509), set mysql.ssl_cert and mysql.ssl_key"
+                }
+                (_, Some(_)) => {
+                    ". Check mysql.user, mysql.password and mysql.ssl_cert, and from where the account may log in"
+                }
+            },
+        ),
+        1698 => (
+            ErrorKind::Misconfigured,
+            ". Check mysql.user. An account of the plugin unix_socket or auth_socket needs mysql.host: unix(/path), and a \
+             process of the same name; or give it a password",
+        ),
+        3159 => (ErrorKind::Misconfigured, ". Set mysql.ssl_mode: required or verify_identity"),
+        // MySQL's code, and MariaDB's.
+        3118 | 4151 => (ErrorKind::Misconfigured, ". Run ALTER USER ... ACCOUNT UNLOCK"),
+        1820 | 1862 => {
+            (ErrorKind::Misconfigured, ". Set a new one with ALTER USER ... IDENTIFIED BY, and in mysql.password")
         }
+        3955 => (ErrorKind::Misconfigured, ". Check mysql.password, then run ALTER USER ... ACCOUNT UNLOCK"),
+        4150 => (ErrorKind::Misconfigured, ". Check mysql.password, then run FLUSH PRIVILEGES"),
+        1130 => (
+            ErrorKind::Misconfigured,
+            ". No account may connect from this machine: create one for its address, as CREATE USER 'seqsvr'@'10.0.%'",
+        ),
+        1251 | 1524 => (ErrorKind::Misconfigured, OTHER_PLUGIN),
+        1129 => (ErrorKind::Unavailable, ". Find out what breaks the connections, then run FLUSH HOSTS"),
+        1040 => (ErrorKind::Unavailable, ". Raise max_connections there: a node has up to 10"),
+        1203 | 1226 => (
+            ErrorKind::Unavailable,
+            ". The account has a limit, such as MAX_USER_CONNECTIONS: a node has up to 10 connections",
+        ),
         1049 => (ErrorKind::Misconfigured, ". Check mysql.database, or create it: CREATE DATABASE"),
         1044 | 1142 | 1143 => (ErrorKind::Misconfigured, ". The account lacks a privilege: GRANT it"),
         _ => (ErrorKind::Unavailable, ""),
     }
 }
 
-/// How `host` is connected to.
-fn options(config: &config::MySql, host: &DatabaseHost) -> Opts {
+/// How `host` is connected to, at `address` if its name was looked up. The certificate must be for the name in any case.
+fn options(config: &config::MySql, host: &DatabaseHost, address: Option<IpAddr>) -> Opts {
     let constraints = PoolConstraints::new(1, MOST_CONNECTIONS).expect("1 is not above it");
     let options = OptsBuilder::default()
         .user(Some(&config.user))
@@ -690,7 +866,9 @@ fn options(config: &config::MySql, host: &DatabaseHost) -> Opts {
                 .with_reset_connection(false),
         );
     let options = match host {
-        DatabaseHost::Tcp { host, port } => options.ip_or_hostname(host).tcp_port(*port),
+        DatabaseHost::Tcp { host, port } => {
+            options.ip_or_hostname(host).tcp_port(*port).resolved_ips(address.map(|address| vec![address]))
+        }
         DatabaseHost::Unix(path) => options.socket(path.to_str()),
     };
     Opts::from(options)
