@@ -5,7 +5,7 @@
 
 use std::io::ErrorKind as ErrorOfIo;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ pub(super) struct Server {
     asked: tokio::sync::Mutex<Option<Asked>>,
     /// The statements that had no answer in time, and may still run.
     hanging: Mutex<Vec<Hanging>>,
+    /// How many sessions there are. Relaxed: one more or less for a moment is not counted.
+    in_use: AtomicUsize,
     /// The statement that also sets up each session, on a cluster.
     set_session: Mutex<Option<&'static str>>,
     /// Between this node and the database a proxy sends reads to another server than writes. Relaxed: who misses it for a moment
@@ -104,6 +106,22 @@ struct Hanging {
     id: u32,
     /// When the time-out was over: after the statement began.
     since: Instant,
+}
+
+/// Counts a session as long as it lives.
+pub(super) struct InUse<'a>(&'a AtomicUsize);
+
+impl<'a> InUse<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A connection, in a transaction or not.
@@ -224,6 +242,7 @@ impl Server {
             attempts: Semaphore::new(ATTEMPTS_WHILE_AWAY),
             asked: tokio::sync::Mutex::default(),
             hanging: Mutex::default(),
+            in_use: AtomicUsize::new(0),
             set_session: Mutex::default(),
             is_split: AtomicBool::new(false),
             lock: format!("seqsvr-{}", Uuid::new_v4()),
@@ -315,7 +334,7 @@ impl Server {
         let mut errors = Vec::new();
         let mut tried = Vec::new();
         for _ in self.config.host.all() {
-            if turn.is_none() && self.is_away.load(Ordering::Relaxed) {
+            if turn.is_none() && self.needs_turn() {
                 let Ok(acquired) = timeout(CONNECT_TIMEOUT, self.attempts.acquire()).await else {
                     // It says nothing of the host, which is not left for it.
                     errors.push(self.timed_out(self.link().origin(), "waiting to connect", CONNECT_TIMEOUT));
@@ -328,8 +347,10 @@ impl Server {
             match self.connect_to_one(used_for, origin, pool, &connect).await {
                 Ok(conn) => {
                     let id = conn.id();
-                    let turn = turn.filter(|_| self.is_away.load(Ordering::Relaxed));
-                    let mut session = Session { conn, id, server: self, origin, is_useless: false, _turn: turn };
+                    let turn = turn.filter(|_| self.needs_turn());
+                    let in_use = InUse::new(&self.in_use);
+                    let mut session =
+                        Session { conn, id, server: self, origin, is_useless: false, _turn: turn, _in_use: in_use };
                     self.check_hanging(&mut session).await?;
                     return Ok(session);
                 }
@@ -614,7 +635,9 @@ impl Server {
             // No link has this number: an error of this host must not affect the one that is used.
             let origin = Origin { number: u64::MAX, host };
             let id = conn.id();
-            let mut session = Session { conn, id, server: self, origin, is_useless: true, _turn: None };
+            let in_use = InUse::new(&self.in_use);
+            let mut session =
+                Session { conn, id, server: self, origin, is_useless: true, _turn: None, _in_use: in_use };
             let answer = ask(&mut session).await;
             session.close_if_useless().await;
             answer.map_err(|error| error.what)
@@ -635,8 +658,13 @@ impl Server {
         self.hanging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails while [`MOST_HANGING`] statements of this node hang in the database. Each one more would keep a session there, up to
-    /// the last one that the database allows, and use up a block.
+    /// Whether only [`ATTEMPTS_WHILE_AWAY`] sessions may begin at a time.
+    fn needs_turn(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed) || !self.all_hanging().is_empty()
+    }
+
+    /// Fails while statements of this node hang in the database, and with those under way, which may hang too, there are
+    /// [`MOST_HANGING`]. Each one more would keep a session there, up to the last one that the database allows, and use up a block.
     async fn check_hanging(&self, session: &mut Session<'_, impl Connection>) -> Result<(), StoreError> {
         let host = session.origin.host;
         let at_host = |all: &[Hanging]| -> Vec<(u32, Instant)> {
@@ -660,11 +688,14 @@ impl Server {
         let mut all = self.all_hanging();
         all.retain(|one| one.host != host || hangs(one.id, one.since) || !known.contains(&(one.id, one.since)));
         let hanging = at_host(&all);
+        let others = self.in_use.load(Ordering::Relaxed).saturating_sub(1);
         match hanging.iter().map(|(_, since)| since.elapsed()).max() {
-            Some(longest) if hanging.len() >= MOST_HANGING => Err(StoreError::new(
+            Some(longest) if hanging.len() + others >= MOST_HANGING => Err(StoreError::new(
                 ErrorKind::Unavailable,
                 format!(
-                    "{}: {} statements of this node hang there, the first for {} s, and no other is sent until one ends. Does it wait                      for a replica (semi-synchronous replication), for a majority of its group, or for room on its disk? See SHOW                      PROCESSLIST",
+                    "{}: {} statements of this node hang there, the first for {} s, and no other is sent until one ends. Does it wait \
+                     for a replica (semi-synchronous replication), for a majority of its group, or for room on its disk? See SHOW \
+                     PROCESSLIST",
                     session.at(),
                     hanging.len(),
                     (longest + STATEMENT_TIMEOUT).as_secs()

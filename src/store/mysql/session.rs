@@ -9,7 +9,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use super::server::{CONNECT_TIMEOUT, Connection, Origin, READ_ONLY, Server, is_without_answer};
+use super::server::{CONNECT_TIMEOUT, Connection, InUse, Origin, READ_ONLY, Server, is_without_answer};
 use super::{ErrorKind, StoreError};
 use crate::faults;
 
@@ -30,6 +30,7 @@ pub(super) struct Session<'a, C = Conn> {
     pub(super) is_useless: bool,
     /// Its turn, while the database is away.
     pub(super) _turn: Option<SemaphorePermit<'a>>,
+    pub(super) _in_use: InUse<'a>,
 }
 
 /// What a statement's own OK packet says.
