@@ -156,7 +156,9 @@ fn go_back(run: &Run, layout: Layout, late: Late) -> Checker {
             std::thread::sleep(Duration::from_secs(3));
         });
         all.merge(some);
-        nodes.iter().for_each(|node| node.wait_until_ready());
+        for node in nodes {
+            node.wait_until_ready();
+        }
         all.merge(load(&nodes.map(Server::port), 4, 5_000));
         return all;
     }
