@@ -658,9 +658,11 @@ impl Server {
         self.hanging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether only [`ATTEMPTS_WHILE_AWAY`] sessions may begin at a time.
+    /// Whether only [`ATTEMPTS_WHILE_AWAY`] sessions may begin at a time. What hangs on a host that was left does not slow down
+    /// the one that is used.
     fn needs_turn(&self) -> bool {
-        self.is_away.load(Ordering::Relaxed) || !self.all_hanging().is_empty()
+        let host = self.link().host;
+        self.is_away.load(Ordering::Relaxed) || self.all_hanging().iter().any(|hanging| hanging.host == host)
     }
 
     /// Fails while statements of this node hang in the database, and with those under way, which may hang too, there are
