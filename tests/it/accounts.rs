@@ -173,7 +173,7 @@ fn a_limit_of_connections_is_waited_for() {
         let options = OptsBuilder::default().tcp_port(database.port()).user(Some("ids")).pass(Some("pass"));
         let other = runtime.block_on(Conn::new(options.prefer_socket(false))).unwrap();
         let server = setup.start();
-        eventually("the limit is told", || {
+        eventually("the limit is named", || {
             let answer = server.get("/readyz");
             (answer.status == 503 && answer.body.contains("MAX_USER_CONNECTIONS")).then_some(())
         });

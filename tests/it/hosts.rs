@@ -316,7 +316,7 @@ fn a_name_with_an_address_that_is_silent() {
         let setup = on_name(&database, "::1 db.test\n127.0.0.2 db.test\n127.0.0.1 db.test\n");
         let server = setup.start();
         assert_eq!(server.next(), 101, "{flavor:?}");
-        // Each pool that is made anew.
+        // A new pool, too.
         sql(&database, "SELECT 1");
         let (code, output) = setup.run(&["doctor"]);
         assert!(code < 2, "{output}");

@@ -1,7 +1,7 @@
 //! A proxy that splits reads from writes, as `ProxySQL` and `MaxScale` are set up to do: plain SELECTs go to a replica, and all
 //! else, with everything in a transaction, to the primary. It knows accounts without a password only.
 
-// Every test file that has this module compiles it anew, and few use all of it.
+// Each test binary compiles this module, and few use all of it.
 #![allow(dead_code)]
 
 use std::io::{self, Read, Write};

@@ -32,11 +32,11 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// them. They are opened when they are needed: with one sequence two work.
 const MOST_CONNECTIONS: usize = 8;
 
-/// While so many statements hang in the database, no other is sent. All that can begin to hang at once are
-/// [`MOST_CONNECTIONS`]; with [`ATTEMPTS_WHILE_AWAY`] that look whether they ended, a node has at most 10 sessions.
+/// While this many statements hang in the database, the node sends no more. At most [`MOST_CONNECTIONS`] can begin to hang at the
+/// same time. [`ATTEMPTS_WHILE_AWAY`] more sessions check whether they ended, so a node has at most 10.
 const MOST_HANGING: usize = 4;
 
-/// Of so many statements that hang it is known, on all hosts together.
+/// The most hanging statements that are remembered, on all hosts together.
 const MOST_HANGING_KNOWN: usize = 64;
 
 /// An idle connection is not used again after this: firewalls forget connections, without a word.
