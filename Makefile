@@ -3,6 +3,8 @@
 .PHONY: api-check bench bench-peers check-instructions check-instructions-deps image deploy-check
 
 CARGO ?= cargo
+# Tests that run side by side: most of them wait, for a database to start or for a time limit to pass.
+export RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(nproc))))
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.2
 MUTANTS_VERSION := 27.1.0

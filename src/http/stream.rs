@@ -15,6 +15,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -25,6 +26,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
 use super::lane::Lane;
+
+/// The most bytes that actix reads of a connection before it parses them. It parses all that it has, and keeps some 8 KiB
+/// for each request. actix-http 3.20 alone reads 128 KiB at once, which may be 4,000 requests.
+const MAX_BYTES_AT_ONCE: usize = 16 << 10;
 
 /// How often it is looked for connections that take too long, and how exactly their time is known.
 const TICK: Duration = Duration::from_secs(1);
@@ -73,7 +78,16 @@ impl Watch {
             task: RefCell::default(),
         });
         self.turns.borrow_mut().push(turn.clone());
-        Stream { io, turn, watch: self.clone(), lane: Some(lane), unsent: Vec::new(), unread: Vec::new() }
+        Stream {
+            io,
+            turn,
+            watch: self.clone(),
+            lane: Some(lane),
+            unsent: Vec::new(),
+            unread: Vec::new(),
+            read_at_once: 0,
+            is_write_blocked: false,
+        }
     }
 
     fn tick(&self) {
@@ -119,6 +133,11 @@ pub struct Stream<T> {
     unsent: Vec<u8>,
     /// The beginning of a request; once the lane is left, what comes before all that is read.
     unread: Vec<u8>,
+    /// Bytes that actix has read since it last had to pause.
+    read_at_once: usize,
+    /// Whether the kernel takes no more answers. Nothing is read until it does: otherwise a client that sends requests and
+    /// reads no answers would have the server keep all of them in memory.
+    is_write_blocked: bool,
 }
 
 impl<T> Stream<T> {
@@ -194,14 +213,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
         if let Some(lane) = this.lane.clone() {
             ready!(this.poll_lane(context, &lane))?;
         }
+        // Whatever made the write wait wakes the connection.
+        if this.is_write_blocked {
+            return Poll::Pending;
+        }
+        if this.read_at_once >= MAX_BYTES_AT_ONCE {
+            this.read_at_once = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if !this.unread.is_empty() {
             let part = this.unread.len().min(buffer.remaining());
             buffer.put_slice(&this.unread[..part]);
             this.unread.drain(..part);
+            this.read_at_once += part;
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
+        let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(context, buffer) else {
+            this.read_at_once = 0;
+            return Poll::Pending;
+        };
+        read?;
+        this.read_at_once += buffer.filled().len() - before;
         // Later bytes of a request give it no more time.
         if !this.turn.is_servers.get() && buffer.filled().len() > before {
             this.turn(true);
@@ -217,12 +251,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
             Poll::Pending => Poll::Pending,
         };
         let Poll::Ready(written) = sent else {
+            self.is_write_blocked = true;
             self.check(context)?;
             return Poll::Pending;
         };
         // A part of an answer, which is all that a slow reader takes, gives it no more time.
         if written == bytes.len() {
             self.turn(false);
+            // actix reads before it writes: it is to come back for what it could not read.
+            if mem::take(&mut self.is_write_blocked) {
+                context.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(written))
     }

@@ -1,4 +1,4 @@
-//! The database away: at the start, and while ids are handed out.
+//! The database away: at the start, and while ids are handed out. How fast leasing resumes is held by `make torture`.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -10,9 +10,6 @@ use crate::support::http::{Client, load};
 use crate::support::proxy::Proxy;
 use crate::support::server::{SEED_CONFIG, Setup, eventually};
 use crate::support::{sql, sql_value};
-
-/// The server serves again within this after the database's return; `make torture` holds it to 5 s.
-const RECOVERY: Duration = Duration::from_secs(10);
 
 #[test]
 fn down_at_the_start_and_up_later() {
@@ -33,10 +30,8 @@ fn down_at_the_start_and_up_later() {
         assert_eq!(code, 1, "{output}");
 
         database.restart();
-        let back = Instant::now();
         server.wait_until_ready();
         assert_eq!(server.next(), 101);
-        assert!(back.elapsed() < RECOVERY, "{flavor:?}: {:?}", back.elapsed());
         assert!(server.log().contains("works again"), "{}", server.log());
         assert_eq!(setup.run_healthcheck(server.port()).0, 0);
     }
@@ -59,7 +54,6 @@ fn away_while_ids_are_in_memory() {
         assert_eq!(ready.status, 200, "{ready:?}");
 
         database.restart();
-        let back = Instant::now();
         let ok = || server.metric("seqsvr_leases_total{outcome=\"ok\"");
         let before = ok();
         // While ids go out, that is: it leases only what it needs.
@@ -67,7 +61,6 @@ fn away_while_ids_are_in_memory() {
             assert_eq!(server.get("/new?count=100&ranges").status, 200);
             (ok() > before).then_some(())
         });
-        assert!(back.elapsed() < RECOVERY, "{flavor:?}: {:?}", back.elapsed());
         // Used up to the end, and beyond: it leases again.
         let mut client = Client::connect(server.port());
         let held = server.metric("seqsvr_ids_held");
@@ -85,6 +78,7 @@ fn away_until_the_memory_is_used_up() {
     let mut database = Database::start(Flavor::MariaDb);
     let setup = Setup::seed(&database).env("SEQSVR_LIMITS__WAIT", "50ms");
     let server = setup.start();
+    server.wait_until_ready();
     database.kill();
     let all = load(&[server.port()], 1, 150);
     assert_eq!(all.verdict().repeats, 0);
@@ -96,9 +90,7 @@ fn away_until_the_memory_is_used_up() {
     let lines = server.log().matches("leasing of sequence default fails").count();
     assert_eq!(lines, 1, "one line for one outage: {}", server.log());
     database.restart();
-    let back = Instant::now();
     server.wait_until_ready();
-    assert!(back.elapsed() < RECOVERY, "{:?}", back.elapsed());
     assert!(server.next() > 200);
 }
 
@@ -115,9 +107,7 @@ fn a_database_that_takes_connections_and_never_answers() {
     let connections: Vec<_> = silent.incoming().map_while(Result::ok).collect();
     let open = connections.iter().filter(|connection| is_open(connection)).count();
     assert!(open <= 2, "{open} of {} connections are open", connections.len());
-    let asked = Instant::now();
     assert_eq!(server.stop().code(), Some(0), "{}", server.log());
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
-use crate::support::http::{Client, get, load, load_of};
+use crate::support::http::{Client, get, load, load_of, load_until_refused};
 use crate::support::server::{Setup, eventually};
 use crate::support::{sql, sql_value};
 
@@ -260,10 +260,10 @@ fn a_database_that_was_read_only_is_found_writable_again() {
     // root may write to a read-only server.
     let setup = Setup::on(&database, COUNTER).env("SEQSVR_MYSQL__USER", "ids").env("SEQSVR_LIMITS__WAIT", "50ms");
     let server = setup.start();
+    server.wait_until_ready();
     assert_eq!(server.next(), 11);
     sql(&database, "SET GLOBAL read_only = 1");
-    let ids = load(&[server.port()], 1, 60);
-    assert!(ids.verdict().errors > 0);
+    let ids = load_until_refused(server.port());
     assert!(server.get("/new").body.contains("read-only"), "{:?}", server.get("/new"));
     sql(&database, "SET GLOBAL read_only = 0");
     server.wait_until_ready();

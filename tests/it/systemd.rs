@@ -1,14 +1,10 @@
 //! What systemd is told of the server: by the protocol of `sd_notify`, to a socket of the test's own.
 
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::support::server::Setup;
-
-/// A message that does not come within this never comes.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::support::server::{PATIENCE, Setup};
 
 /// Stands in for systemd.
 struct Manager {
@@ -84,7 +80,7 @@ fn the_watchdog_is_told_also_while_it_drains() {
     let manager = Manager::new();
     // The watchdog is for the process that it names, which is known only once it runs.
     let watched = Setup::embedded().by(&["sh", "-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"]);
-    let watched = watched.env("WATCHDOG_USEC", "100000").env("SEQSVR_SHUTDOWN__LEAD", "1m");
+    let watched = watched.env("WATCHDOG_USEC", "100000").env("SEQSVR_SHUTDOWN__LEAD", "10m");
     let server = manager.starts(watched).start();
     // Among the watchdog's, of which there are twenty a second at most.
     let until = |wanted: &str| assert!((0..400).any(|_| manager.message().starts_with(wanted)), "no {wanted}");

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::checker::{Checker, ids_in};
+use super::server::PATIENCE;
 
 /// Longer than any answer may take; a hang fails the test.
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = PATIENCE;
 
 /// One keep-alive connection.
 pub struct Client {
@@ -190,6 +191,23 @@ pub fn load_of(path: &str, ports: &[u16], connections: usize, requests: i64) -> 
         checker
     };
     at_once(ports, connections, &one)
+}
+
+/// `GET /new` over one connection until an answer is an error, which is in the result: however much the node holds ahead, what
+/// it may still issue is taken then. Panics if it goes on for a million ids.
+pub fn load_until_refused(port: u16) -> Checker {
+    let mut checker = Checker::default();
+    let mut client = Client::connect(port);
+    for _ in 0..1_000_000 {
+        let response = client.get("/new");
+        let ids = client.last_ids();
+        if ids.is_empty() {
+            checker.error(format!("{response:?}"));
+            return checker;
+        }
+        checker.add(ids);
+    }
+    panic!("it goes on: {}", checker.verdict());
 }
 
 /// The ways in which the clients of [`load_during`] ask, by turns.

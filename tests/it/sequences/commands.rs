@@ -7,7 +7,7 @@ use super::{BOTH, COUNTER, StopAtEnd, refused, run};
 use crate::seed::SEED_TABLE;
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
-use crate::support::http::{Client, Response, load, load_of_until_gone};
+use crate::support::http::{Client, Response, load, load_of_until_gone, load_until_refused};
 use crate::support::server::{Server, Setup, eventually};
 use crate::support::sql;
 
@@ -54,6 +54,7 @@ fn managed_by_the_command_line(setup: Setup) {
     }
 
     // Advanced: what is held from before is dropped.
+    eventually("it holds IDs", || (server.metric("seqsvr_ids_held{sequence=\"orders\"}") > 0.0).then_some(()));
     assert!(run(setup, "sequence advance orders --to 100000").contains("goes on from id 100000"));
     followed("it is advanced", &|answer| answer.id() >= 100_000);
     assert!(run(setup, "sequence advance orders --to 7").contains("stays there"));
@@ -156,8 +157,8 @@ fn a_move_that_was_interrupted_is_run_again() {
     let server = setup.start();
     let last = server.next();
     sql(&database, "UPDATE sequence.seqsvr_meta SET state = 'migrating'");
-    let ids = load(&[server.port()], 1, 150);
-    assert!(ids.verdict().errors > 0, "nobody leases in between");
+    // Nobody leases in between.
+    let ids = load_until_refused(server.port());
     run(&setup, "migrate --counter --yes");
     server.wait_until_ready();
     assert!(server.next() > ids.ids().iter().copied().max().unwrap().max(last));
