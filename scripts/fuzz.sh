@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 seconds=${FUZZ_SECONDS:-60}
 targets=("$@")
-if [[ ${#targets[@]} -eq 0 ]]; then targets=(query config node); fi
+if [[ ${#targets[@]} -eq 0 ]]; then targets=(query config node fast_path server); fi
 
 # libFuzzer is C++.
 command -v "${CXX:-c++}" >/dev/null || install_packages g++

@@ -1,26 +1,23 @@
 //! The lane in front of actix: whatever comes in whatever pieces, each request is answered once, in its order.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
+use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
-use actix_service::{Service as _, ServiceFactory as _};
+use fast_path::{Connection, Script, answers, assert_as_router};
 use proptest::prelude::*;
 use seqsvr::config::Limits;
-use seqsvr::http::Service;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
+#[path = "../fuzz/properties/fast_path.rs"]
+mod fast_path;
 #[path = "support/filled.rs"]
 mod filled;
 #[allow(dead_code)] // its connection is for measuring
 #[path = "support/pipe.rs"]
 mod pipe;
+#[path = "support/seeds.rs"]
+mod seeds;
 
 /// What a client may send on one connection, and what the answer to it must have in it.
 const REQUESTS: [(&str, &str); 10] = [
@@ -35,107 +32,6 @@ const REQUESTS: [(&str, &str); 10] = [
     ("GET /new/no%20name HTTP/1.1\r\nHost: x\r\n\r\n", "\"code\":-400"),
     ("DELETE /new HTTP/1.1\r\nHost: x\r\n\r\n", "\"code\":-405"),
 ];
-
-/// The server's end of a connection that does as it is told: gives what came in pieces, with pauses, and takes so many
-/// bytes at once of what is written. An empty piece is the client's end.
-#[derive(Clone)]
-struct Script(Rc<RefCell<Lines>>);
-
-struct Lines {
-    reads: VecDeque<Vec<u8>>,
-    takes: VecDeque<usize>,
-    is_pause: bool,
-    answers: Vec<u8>,
-}
-
-impl Script {
-    fn new(pieces: Vec<Vec<u8>>, takes: Vec<usize>) -> Self {
-        let lines = Lines { reads: pieces.into(), takes: takes.into(), is_pause: false, answers: Vec::new() };
-        Self(Rc::new(RefCell::new(lines)))
-    }
-
-    /// What the server has written.
-    fn answers(&self) -> String {
-        String::from_utf8(self.0.borrow().answers.clone()).expect("answers are text")
-    }
-}
-
-impl AsyncRead for Script {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut lines = self.0.borrow_mut();
-        lines.is_pause = !lines.is_pause;
-        if lines.is_pause {
-            return Poll::Pending;
-        }
-        let Some(mut piece) = lines.reads.pop_front() else { return Poll::Pending };
-        let is_end = piece.is_empty();
-        let rest = piece.split_off(piece.len().min(buffer.remaining()));
-        buffer.put_slice(&piece);
-        if is_end || !rest.is_empty() {
-            lines.reads.push_front(rest);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Script {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut lines = self.0.borrow_mut();
-        let most = lines.takes.pop_front().unwrap_or(usize::MAX);
-        if most == 0 {
-            return Poll::Pending;
-        }
-        let taken = bytes.len().min(most);
-        lines.answers.extend_from_slice(&bytes[..taken]);
-        Poll::Ready(Ok(taken))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// The server at work on one connection; it ends where the server closes.
-struct Connection(Pin<Box<dyn Future<Output = ()>>>);
-
-impl Connection {
-    async fn open(script: Script, service: Arc<Service>) -> Self {
-        Self::open_until(std::future::pending, script, service).await
-    }
-
-    /// Until `stop` the server goes on.
-    async fn open_until<Stop>(stop: impl Fn() -> Stop + Clone + 'static, script: Script, service: Arc<Service>) -> Self
-    where
-        Stop: Future<Output = ()> + 'static,
-    {
-        let worker = seqsvr::http::worker(service, stop);
-        let Ok(worker) = worker.new_service(()).await else { panic!("it can be made") };
-        Self(Box::pin(async move { drop(worker.call(script).await) }))
-    }
-
-    /// Whether it is closed, at the latest after so many polls.
-    fn is_closed_in(&mut self, polls: usize) -> bool {
-        (0..polls).any(|_| self.0.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready())
-    }
-}
-
-/// All that the server writes where `pieces` come and so many bytes are taken at once, and whether it closes then.
-fn outcome(pieces: Vec<Vec<u8>>, takes: Vec<usize>) -> (String, bool) {
-    let system = actix_web::rt::System::new();
-    let polls = 2 * (pieces.len() + takes.len()) + 200;
-    let (script, service) = (Script::new(pieces, takes), pipe::service());
-    let theirs = script.clone();
-    let is_closed = system.block_on(async move { Connection::open(theirs, service).await.is_closed_in(polls) });
-    (script.answers(), is_closed)
-}
-
-fn answers(pieces: Vec<Vec<u8>>, takes: Vec<usize>) -> String {
-    outcome(pieces, takes).0
-}
 
 /// The bodies of so many answers; panics if there are more, or fewer and none of them said that it is the last. (actix
 /// ends a connection whose next request has a body that has not come yet.)
@@ -162,16 +58,6 @@ fn ids(body: &str) -> Vec<u64> {
     let Some((_, ids)) = body.split_once("\"data\":{\"id") else { return Vec::new() };
     let digits = ids.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     digits.map(|digits| digits.parse().expect("a number")).collect()
-}
-
-/// Answers without what differs from one to the next: the order of their headers, their dates, their ids' digits. And without
-/// what actix adds to a refusal of its own, which is empty, where it has seen no good request on the connection.
-fn form(answers: &str) -> Vec<String> {
-    let answers = answers.replace("content-length: 0\r\nconnection: close\r\n", "content-length: 0\r\n");
-    let lines = answers.split("\r\n").filter(|line| !line.starts_with("date: "));
-    let mut lines: Vec<String> = lines.map(|line| line.replace(|c: char| c.is_ascii_digit(), "#")).collect();
-    lines.sort_unstable();
-    lines
 }
 
 /// The beginnings of requests, and lines that may follow: some right, some wrong, some odd.
@@ -218,23 +104,17 @@ const LINES: [&str; 24] = [
     "X: a\rb",
 ];
 
-/// The same is sent alone, and behind what leaves the lane: then it is actix's.
-fn assert_as_actix(pieces: &[&[u8]]) {
-    let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
-    let other = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
-    let before = answers(vec![other.clone()], Vec::new()).len();
-    let (alone, behind) =
-        (outcome(pieces.clone(), Vec::new()), outcome([vec![other], pieces.clone()].concat(), Vec::new()));
-    let sent = String::from_utf8_lossy(&pieces.concat()).into_owned();
-    assert_eq!(form(&alone.0), form(&behind.0[before..]), "{sent:?}");
-    assert_eq!(alone.1, behind.1, "is it closed behind {sent:?}");
+/// The inputs that fuzzing begins with, and those that it once broke something with.
+#[test]
+fn the_seeds_of_fuzzing() {
+    seeds::each("fast_path", fast_path::check);
 }
 
 #[test]
 fn what_is_too_much_for_the_lane_is_not_for_the_server() {
     for headers in [23, 24, 25, 95, 96, 97] {
         let request = format!("GET /new HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(headers - 1));
-        assert_as_actix(&[request.as_bytes()]);
+        assert_as_router(&[request.as_bytes()]);
     }
     let good = REQUESTS[0].0.as_bytes();
     for length in 4094..4100 {
@@ -243,7 +123,7 @@ fn what_is_too_much_for_the_lane_is_not_for_the_server() {
         assert_eq!(request.len(), length);
         let (begin, rest) = request.split_at(4000);
         for pieces in [&[&request[..]][..], &[begin, rest], &[&[good, begin].concat(), rest, good], &[&request, b""]] {
-            assert_as_actix(pieces);
+            assert_as_router(pieces);
         }
     }
 }
@@ -280,7 +160,7 @@ fn odd_requests_and_what_follows_them() {
         for behind in [&b""[..], b"\r\n", b"G", b"\0", b"garbage\r\n\r\n"] {
             let all = [&request[..], behind].concat();
             for pieces in [&[&all[..]][..], &[&all, b""], &[good, &all], &[&[good, &all].concat(), b""]] {
-                assert_as_actix(pieces);
+                assert_as_router(pieces);
             }
         }
     }
@@ -291,7 +171,7 @@ fn wherever_it_is_cut() {
     let all = [0, 2, 7, 0, 8, 1].map(|number| REQUESTS[number].0).concat().into_bytes();
     for (begin, rest) in (1..all.len()).map(|place| all.split_at(place)) {
         for pieces in [&[begin, rest][..], &[begin, rest, b""], &[begin, b""]] {
-            assert_as_actix(pieces);
+            assert_as_router(pieces);
         }
     }
 }
@@ -374,7 +254,7 @@ proptest! {
         }
         request = request + ends + ends;
         let pieces = [request.as_bytes(), b""];
-        assert_as_actix(&pieces[..=usize::from(is_end)]);
+        assert_as_router(&pieces[..=usize::from(is_end)]);
     }
 
     #[test]
@@ -390,7 +270,7 @@ proptest! {
             request.splice(place..(place + gone).min(request.len()), byte);
         }
         let pieces = [&request[..], b""];
-        assert_as_actix(&pieces[..=usize::from(is_end)]);
+        assert_as_router(&pieces[..=usize::from(is_end)]);
     }
 
     #[test]

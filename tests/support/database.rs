@@ -172,7 +172,7 @@ impl Database {
     }
 
     /// The data directory.
-    pub(super) fn data_dir(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 

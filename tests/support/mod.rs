@@ -8,11 +8,13 @@ pub mod fuse;
 pub mod galera;
 pub mod group;
 pub mod http;
+pub mod liar;
 mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod replica;
 pub mod scripted;
+pub mod seeds;
 pub mod server;
 pub mod splitter;
 

@@ -20,7 +20,7 @@ use seqsvr::sequences::Sequences;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
-use crate::filled::filled_sequence;
+use super::filled::filled_sequence;
 
 /// What the workers share: `default`, filled for ever.
 pub fn service() -> Arc<Service> {

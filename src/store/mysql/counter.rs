@@ -218,7 +218,11 @@ impl Counters {
         let Some(next_id) = rows.into_iter().next() else {
             return Ok(Done { affected_rows: 0, last_insert_id: None });
         };
-        let end = next_id + count.get();
+        // `demand` bounds it: a server that says otherwise is not believed.
+        let Some(end) = next_id.checked_add(count.get()) else {
+            let what = format!("{}: the counter is out of range: {next_id}", session.at());
+            return Err(StoreError::new(ErrorKind::Regressed, what).into());
+        };
         let sql = format!("UPDATE seqsvr_sequence SET next_id = {end} WHERE {demand} AND next_id = {next_id}");
         let done = session.execute(&sql).await?;
         session.commit().await?;
@@ -244,7 +248,10 @@ impl Counters {
             Ok(mut again) if done.is_err() => again.rows::<u64>(&sql).await?,
             _ => session.rows::<u64>(&sql).await?,
         };
-        Ok(Done { affected_rows: 1, last_insert_id: end.first().copied().and_then(NonZeroU64::new) })
+        match end.first().copied().and_then(NonZeroU64::new) {
+            Some(end) => Ok(Done { affected_rows: 1, last_insert_id: Some(end) }),
+            None => done,
+        }
     }
 
     /// The row, and the present epoch.

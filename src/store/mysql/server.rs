@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{
-    ClientIdentity, Conn, DriverError, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts, Transaction, TxOpts,
+    ClientIdentity, Conn, DriverError, FromRowError, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, Row, SslOpts,
+    Transaction, TxOpts,
 };
 use tokio::sync::{OnceCell, Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -130,6 +131,13 @@ pub(super) trait Connection: Queryable {
     /// By which the server knows it.
     fn id(&self) -> u32;
 
+    /// Runs a query. Unlike [`Queryable::query`] it does not panic if a value is of another type than expected.
+    async fn read<R: FromRow + Send + 'static>(&mut self, sql: &str) -> mysql_async::Result<Vec<R>> {
+        let rows: Vec<Row> = self.query(sql).await?;
+        let convert = |row| R::from_row_opt(row).map_err(|FromRowError(row)| DriverError::FromRow { row });
+        Ok(rows.into_iter().map(convert).collect::<Result<_, _>>()?)
+    }
+
     /// Runs a query in a transaction: a proxy that splits reads from writes sends that to the server that takes the writes.
     async fn query_in_transaction<R: FromRow + Send + 'static>(&mut self, sql: &str) -> mysql_async::Result<Vec<R>>;
 }
@@ -142,7 +150,7 @@ impl Connection for Conn {
 
     async fn query_in_transaction<R: FromRow + Send + 'static>(&mut self, sql: &str) -> mysql_async::Result<Vec<R>> {
         let mut transaction = self.start_transaction(TxOpts::default()).await?;
-        let rows = transaction.query(sql).await?;
+        let rows = transaction.read(sql).await?;
         transaction.commit().await?;
         Ok(rows)
     }
@@ -155,7 +163,7 @@ impl Connection for Transaction<'_> {
     }
 
     async fn query_in_transaction<R: FromRow + Send + 'static>(&mut self, sql: &str) -> mysql_async::Result<Vec<R>> {
-        self.query(sql).await
+        self.read(sql).await
     }
 }
 
@@ -390,7 +398,7 @@ impl Server {
             }
             // A stand-in is left alone until it is the primary, whatever the account may do there.
             let takes_writes = !self.has_stand_ins() || {
-                let read_only: Vec<ReadOnly> = conn.query(READ_ONLY_QUERY).await?;
+                let read_only: Vec<ReadOnly> = conn.read(READ_ONLY_QUERY).await?;
                 // A proxy that splits reads from writes asks a replica.
                 is_writable(read_only.first()) || is_writable(conn.query_in_transaction(READ_ONLY_QUERY).await?.first())
             };

@@ -122,7 +122,7 @@ impl<C: Connection> Session<'_, C> {
             return self.rows_in_transaction(sql).await;
         }
         faults::point("statement-begins");
-        let outcome = timeout(STATEMENT_TIMEOUT, self.conn.query(sql)).await;
+        let outcome = timeout(STATEMENT_TIMEOUT, self.conn.read(sql)).await;
         self.finished(sql, outcome)
     }
 

@@ -325,7 +325,7 @@ impl Tickets {
         if faults::is_off(Switch::Mark) {
             return None;
         }
-        let first_free = after.first_ticket.max(before.max + 1);
+        let first_free = after.first_ticket.max(before.max.saturating_add(1));
         if let Some(ticket) = tickets.iter().find(|&&ticket| ticket < first_free) {
             return Some(format!("ticket {ticket} is below {first_free}, the first free one"));
         }
@@ -341,7 +341,7 @@ impl Tickets {
         if !script.runs(|| sql.clone()) {
             // It would be at least that.
             let max: Vec<Option<u64>> = session.rows("SELECT MAX(id) FROM generator_table").await?;
-            return Ok(max.into_iter().flatten().next().unwrap_or(0) + 1);
+            return Ok(max.into_iter().flatten().next().unwrap_or(0_u64).saturating_add(1));
         }
         match session.execute(&sql).await {
             Ok(Done { affected_rows: 1, last_insert_id: Some(ticket) }) => Ok(ticket.get()),

@@ -14,6 +14,12 @@ use super::Flavor;
 /// this file left behind is not taken for one of today's.
 const TEMPLATE_RECIPE: u32 = 1;
 
+/// Where the templates are. Cargo has a folder for tests and benches; a fuzz target is neither.
+const TEMPLATES: &str = match option_env!("CARGO_TARGET_TMPDIR") {
+    Some(folder) => folder,
+    None => concat!(env!("CARGO_MANIFEST_DIR"), "/target/tmp"),
+};
+
 /// An installed server, and the template of its data directory.
 pub(super) struct Installation {
     flavor: Flavor,
@@ -38,7 +44,7 @@ impl Installation {
         cell.get_or_init(|| {
             let mut installation = Self::find(flavor);
             installation.version = installation.ask_version();
-            installation.template = Path::new(env!("CARGO_TARGET_TMPDIR")).join(installation.template_name());
+            installation.template = Path::new(TEMPLATES).join(installation.template_name());
             installation.make_template();
             installation
         })
