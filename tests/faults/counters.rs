@@ -153,7 +153,11 @@ pub fn a_row_that_does_not_match(run: &Run) -> Outcome {
     let mut outcome = Outcome::default();
     for flavor in FLAVORS {
         let database = Database::start(flavor);
-        let node = || run.node_on(&database, Layout::Counter).env("SEQSVR_REFILL__MAX_BLOCK", "50");
+        let node = || {
+            let node = run.node_on(&database, Layout::Counter).env("SEQSVR_REFILL__MAX_BLOCK", "50");
+            // Without the guard most requests are refused in the end.
+            if run.is_guarded() { node } else { node.env("SEQSVR_LIMITS__WAIT", "20ms") }
+        };
         let setups = [node(), node()];
         let nodes = setups.each_ref().map(super::rig::start);
         let ports = nodes.each_ref().map(Server::port);

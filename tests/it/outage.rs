@@ -1,14 +1,17 @@
 //! The database away: at the start, and while ids are handed out. How fast leasing resumes is held by `make torture`.
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::database::{Database, Flavor};
+use crate::support::group::Group;
 use crate::support::http::{Client, load};
 use crate::support::proxy::Proxy;
-use crate::support::server::{SEED_CONFIG, Setup, eventually};
+use crate::support::server::{PATIENCE, SEED_CONFIG, Setup, eventually, eventually_within};
 use crate::support::{sql, sql_value};
 
 #[test]
@@ -150,12 +153,57 @@ fn many_sequences_wait_for_a_database_that_does_not_answer() {
     assert!(most <= 2, "{most} connections: {}", server.log());
 }
 
+/// Ends it as Ctrl-C does.
+fn end(mut child: Child) {
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(status.expect("kill runs").success());
+    child.wait().expect("it ends");
+}
+
 fn is_open(mut connection: &TcpStream) -> bool {
     connection.set_nonblocking(true).unwrap();
     !matches!(connection.read(&mut [0; 64]), Ok(0))
 }
 
-/// A commit that waits for a replica keeps its session and its locks on the server, whatever its client does.
+/// The commits of `database` hang from `hang` to `resume`: meanwhile a node has few sessions there, and it goes on by itself.
+/// A commit keeps its session and its locks on the server, whatever its client does.
+fn commits_that_hang(database: &Database, hang: impl FnOnce(), resume: impl FnOnce()) {
+    let names: Vec<String> = (0..12).map(|number| format!("s{number}")).collect();
+    let setup = Setup::on(database, &format!("sequences: {{{}: {{step: 10}}}}", names.join(": {step: 10}, ")))
+        .env("SEQSVR_LIMITS__WAIT", "100ms");
+    let server = setup.start();
+    server.wait_until_ready();
+    let ask = |name: &String| server.get(&format!("/new/{name}?count=10"));
+    for name in &names {
+        eventually(name, || (ask(name).status == 200).then_some(()));
+    }
+    hang();
+    let began = Instant::now();
+    let mut most = 0;
+    while began.elapsed() < Duration::from_secs(25) {
+        // Each sequence asks for more than is held.
+        for name in &names {
+            ask(name);
+        }
+        let sessions =
+            "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = 'sequence' AND ID <> CONNECTION_ID()";
+        most = most.max(sql_value(database, sessions).parse::<u32>().expect("a count"));
+    }
+    assert!((2..=10).contains(&most), "{most} sessions: {}", server.log());
+    eventually("a refusal says why", || {
+        let bodies: Vec<_> = names.iter().map(|name| ask(name).body).collect();
+        bodies.iter().any(|body| body.contains("statements of this node hang there")).then_some(())
+    });
+    let (_, doctor) = setup.run(&["doctor"]);
+    assert!(doctor.contains("run in this database, the longest for"), "{doctor}");
+    resume();
+    for name in &names {
+        // A server that waits for room on its disk looks once a minute.
+        let patience = 2 * PATIENCE;
+        eventually_within(patience, &format!("{name} is leased again"), || (ask(name).status == 200).then_some(()));
+    }
+}
+
 #[test]
 fn commits_that_hang_keep_few_sessions() {
     for (flavor, plugin, name) in [
@@ -165,35 +213,42 @@ fn commits_that_hang_keep_few_sessions() {
         let mut args = vec!["--log-bin=binlog", "--binlog-format=ROW", "--server-id=1", "--max-connections=20"];
         args.extend((!plugin.is_empty()).then_some(plugin));
         let database = Database::start_with(flavor, &args);
-        let names: Vec<String> = (0..12).map(|number| format!("s{number}")).collect();
-        let setup = Setup::on(&database, &format!("sequences: {{{}: {{step: 10}}}}", names.join(": {step: 10}, ")))
-            .env("SEQSVR_LIMITS__WAIT", "100ms");
-        let server = setup.start();
-        server.wait_until_ready();
-        let ask = |name: &String| server.get(&format!("/new/{name}?count=10"));
-        for name in &names {
-            eventually(name, || (ask(name).status == 200).then_some(()));
-        }
-        sql(&database, &format!("SET GLOBAL {name}_timeout = 3600000; SET GLOBAL {name}_enabled = ON"));
-        let began = Instant::now();
-        let mut most = 0;
-        while began.elapsed() < Duration::from_secs(25) {
-            // Each sequence asks for more than is held.
-            for name in &names {
-                ask(name);
-            }
-            let sessions =
-                "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = 'sequence' AND ID <> CONNECTION_ID()";
-            most = most.max(sql_value(&database, sessions).parse::<u32>().expect("a count"));
-        }
-        assert!((2..=10).contains(&most), "{flavor:?}: {most} sessions: {}", server.log());
-        eventually("a refusal says why", || {
-            let bodies: Vec<_> = names.iter().map(|name| ask(name).body).collect();
-            bodies.iter().any(|body| body.contains("statements of this node hang there")).then_some(())
-        });
-        sql(&database, &format!("SET GLOBAL {name}_enabled = OFF"));
-        for name in &names {
-            eventually(&format!("{name} is leased again"), || (ask(name).status == 200).then_some(()));
-        }
+        let set = |values: &str| drop(sql(&database, &values.replace("NAME", &format!("GLOBAL {name}"))));
+        commits_that_hang(
+            &database,
+            || set("SET NAME_timeout = 3600000; SET NAME_enabled = ON"),
+            || set("SET NAME_enabled = OFF"),
+        );
     }
+}
+
+#[test]
+fn commits_without_room_for_the_binlog_keep_few_sessions() {
+    for flavor in [Flavor::MariaDb, Flavor::MySql9] {
+        let database = Database::start_with(flavor, &["--log-bin=binlog", "--server-id=1", "--max-connections=20"]);
+        let names = sql(&database, "SHOW BINARY LOGS");
+        let file = database.data_dir().join(&names.last().expect("there is a binlog")[0]);
+        let full = RefCell::new(None);
+        let (pid, file) = (database.pid().to_string(), file.to_str().expect("a plain path"));
+        let hang = || {
+            let fault = ["-e", "trace=write,pwrite64", "-e", "inject=write,pwrite64:error=ENOSPC"];
+            let mut strace = Command::new("strace");
+            strace.args(["-f", "-q", "-o", "/dev/null", "-p", &pid, "-P", file]).args(fault);
+            full.replace(Some(strace.spawn().expect("strace starts")));
+            // It tells nobody when it is attached.
+            eventually("it is attached", || {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the database runs");
+                (!status.contains("TracerPid:\t0\n")).then_some(())
+            });
+        };
+        // It detaches when it is told to end.
+        commits_that_hang(&database, hang, || end(full.take().expect("it runs")));
+    }
+}
+
+#[test]
+fn commits_without_a_majority_keep_few_sessions() {
+    let group = Group::start();
+    let others = |signal: &str| [1, 2].into_iter().for_each(|member| group.member(member).signal(signal));
+    commits_that_hang(group.member(0), || others("STOP"), || others("CONT"));
 }

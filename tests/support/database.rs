@@ -207,6 +207,17 @@ impl Database {
         }
     }
 
+    /// The process ID of the server, which must run.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Sends a signal to the server, which must run.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
     /// Adds an argument from the next restart on.
     pub(super) fn add_arg(&mut self, arg: &str) {
         self.args.push(arg.to_owned());

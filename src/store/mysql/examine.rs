@@ -54,6 +54,7 @@ async fn look(server: &Arc<Server>, expected: Expected<'_>, findings: &mut Vec<F
     }
     let facts = server::Facts::ask(&mut session).await?;
     findings.extend(facts.judge());
+    findings.extend(long_statements(&mut session).await?);
     let tables = tables::Facts::ask(&mut session).await?;
     findings.extend(tables.judge());
     let identity = match Identity::of(&mut session).await {
@@ -78,6 +79,26 @@ async fn look(server: &Arc<Server>, expected: Expected<'_>, findings: &mut Vec<F
     }
     session.close_if_useless().await;
     Ok(())
+}
+
+/// Statements that run for longer than a node waits for one. An account without the privilege `PROCESS` sees its own.
+async fn long_statements(session: &mut Session<'_>) -> Result<Option<Finding>, StoreError> {
+    const WHAT: &str = "statements";
+    const QUERY: &str = "SELECT COUNT(*) AS count, MAX(TIME) AS seconds FROM information_schema.PROCESSLIST \
+         WHERE DB = DATABASE() AND COMMAND <> 'Sleep' AND ID <> CONNECTION_ID() AND TIME >= 10";
+    let found = match first(ask(session, QUERY).await?) {
+        Ok(found) => found.unwrap_or_default(),
+        Err(why) => return Ok(Some(Finding::unreadable(WHAT, &why, "SHOW PROCESSLIST shows the same"))),
+    };
+    let count = number(&found, "count").filter(|count| *count > 0);
+    Ok(count.map(|count| {
+        Finding::warn(
+            WHAT,
+            format!("{count} run in this database, the longest for {} s", text(&found, "seconds")),
+            "if they are commits, does the server wait for a replica (semi-synchronous replication), for a majority of its group, or \
+             for room on its disk? See SHOW PROCESSLIST",
+        )
+    }))
 }
 
 /// Another host of `mysql.host`.
