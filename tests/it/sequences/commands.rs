@@ -57,8 +57,8 @@ fn managed_by_the_command_line(setup: Setup) {
     eventually("it holds IDs", || (server.metric("seqsvr_ids_held{sequence=\"orders\"}") > 0.0).then_some(()));
     assert!(run(setup, "sequence advance orders --to 100000").contains("goes on from id 100000"));
     // Before a request uses it up.
-    let lost = || server.metric("seqsvr_ids_lost_total{reason=\"advanced\",sequence=\"orders\"}");
-    eventually("it drops what it holds", || (lost() > 0.0).then_some(()));
+    let dropped = || server.metric("seqsvr_ids_lost_total{reason=\"advanced\",sequence=\"orders\"}");
+    eventually("it drops what it holds", || (dropped() > 0.0).then_some(()));
     followed("it is advanced", &|answer| answer.id() >= 100_000);
     assert!(run(setup, "sequence advance orders --to 7").contains("stays there"));
 
