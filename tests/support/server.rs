@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::database::Database;
-use super::http::{self, Response};
+use super::http::{self, Client, Response};
 
 /// The seed's configuration file, word for word.
 pub const SEED_CONFIG: &str = "#app
@@ -330,6 +330,14 @@ impl Server {
             let _ = reader.join();
         }
         Some(status)
+    }
+
+    /// Whether it listens and is ready; also of a server that was not waited for, or that has ended.
+    pub fn is_ready(&mut self) -> bool {
+        let Some(port) = port_in(&self.log()) else { return false };
+        self.port = port;
+        let ask = |mut client: Client| client.try_request("GET", "/readyz", "");
+        Client::try_connect(port).and_then(ask).is_ok_and(|answer| answer.status == 200)
     }
 
     /// What `/readyz` says when it says no; also of a server that was not waited for.
