@@ -190,6 +190,20 @@ fn an_answer_does_not_wait_for_the_next_request() {
 }
 
 #[test]
+fn while_answers_are_not_taken_no_requests_are_read() {
+    const PIECES: usize = 50;
+    // The fast path does not answer them.
+    let piece = REQUESTS[7].0.repeat(100).into_bytes();
+    let script = Script::new(vec![piece; PIECES], vec![0; 1_000]);
+    let (theirs, service) = (script.clone(), pipe::service());
+    actix_web::rt::System::new().block_on(async move {
+        assert!(!Connection::open(theirs, service).await.is_closed_in(200));
+    });
+    let left = script.0.borrow().reads.len();
+    assert!(left > PIECES - 10, "only {left} of {PIECES} are not read yet");
+}
+
+#[test]
 fn a_request_behind_what_the_lane_answers_has_no_more_time_than_others() {
     // What a request may take, too.
     let most = Limits::default().keep_alive.get();

@@ -1,6 +1,6 @@
 //! The fast path answers as the router does, whatever bytes come in whatever pieces.
 
-// Each crate that has this module compiles it anew, and uses what it needs.
+// Several crates include this module, and each uses a part of it.
 #![allow(dead_code)]
 
 use std::cell::RefCell;
@@ -31,8 +31,8 @@ pub fn check(input: &[u8]) {
     assert_as_router(&pieces);
 }
 
-/// The server's end of a connection that does as it is told: gives what came in pieces, with pauses, and takes so many
-/// bytes at once of what is written. An empty piece is the client's end.
+/// The server's end of a scripted connection. Reads give one piece each, with pauses. Writes take the scripted number of
+/// bytes. An empty piece is the client's end.
 #[derive(Clone)]
 pub struct Script(pub Rc<RefCell<Lines>>);
 
@@ -116,13 +116,13 @@ impl Connection {
         Self(Box::pin(async move { drop(worker.call(script).await) }))
     }
 
-    /// Whether it is closed, at the latest after so many polls.
+    /// Whether the server closes it within `polls` polls.
     pub fn is_closed_in(&mut self, polls: usize) -> bool {
         (0..polls).any(|_| self.0.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready())
     }
 }
 
-/// All that the server writes where `pieces` come and so many bytes are taken at once, and whether it closes then.
+/// All that the server writes if it reads `pieces` and its writes take `takes` bytes each, and whether it then closes.
 pub fn outcome(pieces: Vec<Vec<u8>>, takes: Vec<usize>) -> (String, bool) {
     let system = actix_web::rt::System::new();
     let polls = 2 * (pieces.len() + takes.len()) + 200;
@@ -146,7 +146,7 @@ fn form(answers: &str) -> Vec<String> {
     lines
 }
 
-/// The same is sent alone, and behind what leaves the lane: then it is actix's.
+/// Sends `pieces` alone, and behind a request that the fast path leaves to the router. Both are answered alike.
 pub fn assert_as_router(pieces: &[&[u8]]) {
     let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
     let other = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();

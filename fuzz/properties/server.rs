@@ -36,15 +36,15 @@ fn database() -> &'static Mutex<Database> {
     })
 }
 
-/// Nothing is dropped when libFuzzer ends a process, nor what is static.
+/// libFuzzer ends the process without drops, and a static is never dropped.
 fn remove_when_this_process_ends(folder: &Path) {
     let mut shell = Command::new("sh");
-    // The end of this process is the end of the input.
+    // The shell's input ends with this process.
     let shell = shell.args(["-c", "cat; rm -rf \"$0\""]).arg(folder).stdin(Stdio::piped()).spawn();
     std::mem::forget(shell.expect("sh starts"));
 }
 
-/// The first byte of `input` says which tables there are, and each eleven bytes behind it are a lie.
+/// The first byte of `input` selects the layout and whether the tables exist. Each eleven bytes behind it are a lie.
 pub fn check(input: &[u8]) {
     let Some((&start, lies)) = input.split_first() else { return };
     let lies = lies.as_chunks().0.iter().take(MAX_LIES).map(|lie| Lie::read(*lie));
@@ -54,7 +54,9 @@ pub fn check(input: &[u8]) {
         let is_counter = start & 1 != 0;
         database.query("DROP DATABASE IF EXISTS sequence; CREATE DATABASE sequence").await;
         if start & 2 != 0 {
-            Client::new(database.port(), is_counter).lease_or_be_refused().await;
+            let mut honest = Client::new(database.port(), is_counter);
+            honest.lease_or_be_refused().await;
+            assert!(honest.mark > 0, "nothing is wrong yet");
         }
         let liar = Liar::start(database.port(), lies);
         let mut client = Client::new(liar.port(), is_counter);
@@ -71,7 +73,7 @@ struct Client {
     guard: Guard,
     name: SequenceName,
     terms: Terms,
-    /// The end (exclusive) of what it has leased.
+    /// Its high-water mark: the end (exclusive) of what it has leased.
     mark: u64,
 }
 

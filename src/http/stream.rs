@@ -27,8 +27,8 @@ use tokio::time::sleep;
 
 use super::lane::Lane;
 
-/// The most bytes that actix reads of a connection before it parses them. It parses all that it has, and keeps some 8 KiB
-/// for each request. actix-http 3.20 alone reads 128 KiB at once, which may be 4,000 requests.
+/// The most bytes that actix reads from a connection before it parses them. It keeps about 8 KiB for each request that it
+/// has parsed. Without this limit actix-http 3.20 reads 128 KiB at once, which may be 4,000 requests.
 const MAX_BYTES_AT_ONCE: usize = 16 << 10;
 
 /// How often it is looked for connections that take too long, and how exactly their time is known.
@@ -133,10 +133,10 @@ pub struct Stream<T> {
     unsent: Vec<u8>,
     /// The beginning of a request; once the lane is left, what comes before all that is read.
     unread: Vec<u8>,
-    /// Bytes that actix has read since it last had to pause.
+    /// The bytes that actix has read since its last pause.
     read_at_once: usize,
-    /// Whether the kernel takes no more answers. Nothing is read until it does: otherwise a client that sends requests and
-    /// reads no answers would have the server keep all of them in memory.
+    /// Whether the kernel takes no more answers. The connection reads nothing until it does. Otherwise a client that sends
+    /// requests and reads no answers would fill the server's memory.
     is_write_blocked: bool,
 }
 
@@ -213,7 +213,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
         if let Some(lane) = this.lane.clone() {
             ready!(this.poll_lane(context, &lane))?;
         }
-        // Whatever made the write wait wakes the connection.
+        // The pending write wakes this task.
         if this.is_write_blocked {
             return Poll::Pending;
         }
@@ -258,7 +258,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
         // A part of an answer, which is all that a slow reader takes, gives it no more time.
         if written == bytes.len() {
             self.turn(false);
-            // actix reads before it writes: it is to come back for what it could not read.
+            // actix reads before it writes, so it must be polled again to read.
             if mem::take(&mut self.is_write_blocked) {
                 context.waker().wake_by_ref();
             }

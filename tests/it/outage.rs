@@ -235,13 +235,13 @@ fn commits_without_room_for_the_binlog_keep_few_sessions() {
             let mut strace = Command::new("strace");
             strace.args(["-f", "-q", "-o", "/dev/null", "-p", &pid, "-P", file]).args(fault);
             full.replace(Some(strace.spawn().expect("strace starts")));
-            // It tells nobody when it is attached.
+            // strace does not print that it is attached.
             eventually("it is attached", || {
                 let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the database runs");
                 (!status.contains("TracerPid:\t0\n")).then_some(())
             });
         };
-        // It detaches when it is told to end.
+        // On SIGINT strace detaches from the server.
         commits_that_hang(&database, hang, || end(full.take().expect("it runs")));
     }
 }

@@ -1,6 +1,6 @@
 //! A database server that lies: a proxy in front of a real one that changes some of its answers.
 
-// Each crate that has this module compiles it anew, and uses what it needs.
+// Several crates include this module, and each uses a part of it.
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ const DEPRECATE_EOF: u8 = 1;
 /// A change of one answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Lie {
-    /// How many answers before it are true, over all connections. A greeting and the answer to a log-in are answers.
+    /// The number of true answers before it, over all connections. The greeting and the answer to a login count.
     after: u8,
     kind: u8,
     place: u8,
@@ -43,7 +43,7 @@ impl Lie {
         Self { after, kind, place, number: u64::from_le_bytes(number) }
     }
 
-    /// What is told in place of `answer`, and whether the connection ends behind it.
+    /// The bytes to send instead of `answer`, and whether to close the connection after them.
     fn tell(self, mut answer: Vec<Packet>) -> (Vec<u8>, bool) {
         let place = usize::from(self.place);
         let first = answer[0].number;
