@@ -12,7 +12,7 @@ use crate::rig::{Layout, Outcome, Run, fill, start, under_load};
 use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{get, load, load_of_until_gone, load_until_gone};
-use crate::support::server::{Server, Setup, eventually};
+use crate::support::server::{PATIENCE, Server, Setup, eventually};
 use crate::support::sql;
 
 /// The most that a node leases at once.
@@ -261,7 +261,7 @@ fn kill_again_and_again(run: &Run, place: &Place, ends: &[End]) -> (Checker, u64
 /// After the database's return there is a lease within this ...
 const REFILL: Duration = Duration::from_secs(5);
 /// ... or, where the machine may be busy with other tests, within this.
-const PATIENT_REFILL: Duration = Duration::from_secs(20);
+const PATIENT_REFILL: Duration = PATIENCE;
 
 /// kill -9 of the database under load, again and again.
 pub fn kill_of_the_database(run: &Run) -> Outcome {

@@ -9,7 +9,7 @@ use crate::support::checker::Checker;
 use crate::support::database::{Database, Flavor};
 use crate::support::http::{Client, get, load, load_of};
 use crate::support::proxy::{Proxy, Side};
-use crate::support::server::{SEED_CONFIG, Server, Setup, eventually};
+use crate::support::server::{PATIENCE, SEED_CONFIG, Server, Setup, eventually};
 
 /// Connections that were open when the network went away are given up by then. The next lease comes within a second, and its
 /// statement fails after 5 s; until then another one may be sent on another connection, which takes as long.
@@ -24,7 +24,7 @@ const MOST_CONNECTIONS: usize = 2;
 /// Leasing works again within this ...
 const RECOVERY: Duration = Duration::from_secs(5);
 /// ... or, where the machine may be busy with other tests, within this.
-const PATIENT_RECOVERY: Duration = Duration::from_secs(20);
+const PATIENT_RECOVERY: Duration = PATIENCE;
 
 /// Sequences that are asked for in the dark beside `default`.
 const NAMED: usize = 20;
@@ -117,12 +117,13 @@ fn small(run: &Run, port: u16, layout: Layout) -> Setup {
 /// As many as one lease brings.
 const WHOLE: &str = "/new?count=100";
 
-/// Waits until nothing has moved through `proxy` for a while.
+/// Waits until nothing has moved through `proxy` for a while, and no statement waits for its answer: one that waits for another
+/// node's commit is silent for long.
 fn quiet(proxy: &Proxy) -> (u64, u64) {
     eventually("it is quiet", || {
         let before = proxy.counted();
-        thread::sleep(Duration::from_millis(4));
-        (proxy.counted() == before).then_some(before)
+        thread::sleep(Duration::from_millis(10));
+        (proxy.is_answered() && proxy.counted() == before).then_some(before)
     })
 }
 
@@ -131,6 +132,7 @@ fn bytes_of_a_lease(client: &mut Client, proxy: &Proxy, all: &mut Checker) -> (u
     let mut leases = [(); 7].map(|()| {
         let before = quiet(proxy);
         ask(client, all);
+        eventually("the lease begins", || (proxy.counted() != before).then_some(()));
         let after = quiet(proxy);
         (after.0 - before.0, after.1 - before.1)
     });

@@ -22,7 +22,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
-#[cfg(test)]
 mod test;
 
 /// How much is read at a time, and how many such chunks wait for their time on one connection; then the client's sending
@@ -85,6 +84,8 @@ struct Line {
     server: Option<TcpStream>,
     /// It was there while the black hole was: nothing passes any more.
     is_silent: AtomicBool,
+    /// What came last was the client's: its answer is still to come.
+    is_waiting: AtomicBool,
 }
 
 /// What may happen to bytes that are next.
@@ -164,6 +165,11 @@ impl Proxy {
         self.shared.state().open.len()
     }
 
+    /// Whether the server has begun to answer everything that came from the clients of the connections that are open.
+    pub fn is_answered(&self) -> bool {
+        self.shared.state().open.values().all(|line| !line.is_waiting.load(Ordering::Relaxed))
+    }
+
     /// How many bytes went through, both ways together.
     pub fn bytes(&self) -> u64 {
         let (client, server) = self.counted();
@@ -209,14 +215,19 @@ impl Shared {
         for stream in [Some(&client), server.as_ref()].into_iter().flatten() {
             stream.set_nodelay(true)?;
         }
-        let line = Arc::new(Line { client, server, is_silent: AtomicBool::new(is_black_hole) });
+        let line = Arc::new(Line {
+            client,
+            server,
+            is_silent: AtomicBool::new(is_black_hole),
+            is_waiting: AtomicBool::new(false),
+        });
         let Some(number) = self.register(&line) else {
             return Ok(());
         };
         if let Some(server) = &line.server {
             let (chunks, due) = mpsc::sync_channel(CHUNKS_WAITING);
             thread::scope(|scope| {
-                scope.spawn(|| self.receive(&line.client, chunks));
+                scope.spawn(|| self.receive(&line, chunks));
                 scope.spawn(|| self.hand_on(due, &line, server));
                 self.copy_back(&line, server);
             });
@@ -244,9 +255,10 @@ impl Shared {
     }
 
     /// Client to server, first half: notes when each chunk is due.
-    fn receive(&self, mut client: &TcpStream, chunks: SyncSender<(Instant, Vec<u8>)>) {
+    fn receive(&self, line: &Line, chunks: SyncSender<(Instant, Vec<u8>)>) {
         let mut buffer = vec![0; CHUNK];
-        while let Ok(read @ 1..) = client.read(&mut buffer) {
+        while let Ok(read @ 1..) = (&line.client).read(&mut buffer) {
+            line.is_waiting.store(true, Ordering::Relaxed);
             let due = Instant::now() + Duration::from_nanos(self.delay.load(Ordering::Relaxed));
             if chunks.send((due, buffer[..read].to_vec())).is_err() {
                 break;
@@ -294,6 +306,9 @@ impl Shared {
             let passage = self.state().passage(line, from, wanted);
             let (Passage::Free(passing) | Passage::Cut(passing)) = passage else { return Ok(()) };
             let (passed, rest) = bytes.split_at(passing);
+            if from == Side::Server {
+                line.is_waiting.store(false, Ordering::Relaxed);
+            }
             self.count(from, passing);
             to.write_all(passed)?;
             bytes = rest;

@@ -184,6 +184,22 @@ fn a_cut_counts_over_all_connections_and_hits_the_one_that_carries_the_last_byte
 }
 
 #[test]
+fn what_waits_for_its_answer_is_told_apart() {
+    let proxy = start();
+    let mut client = connect(&proxy);
+    round_trip(&mut client, b"asked and answered");
+    assert!(proxy.is_answered());
+    proxy.set_delay(SILENCE);
+    client.write_all(b"asked").unwrap();
+    eventually("it came", || (!proxy.is_answered()).then_some(()));
+    client.read_exact(&mut [0; 5]).unwrap();
+    assert!(proxy.is_answered());
+    client.write_all(b"asked, and gone").unwrap();
+    drop(client);
+    eventually("its connection is closed", || proxy.is_answered().then_some(()));
+}
+
+#[test]
 fn a_throttle_limits_both_directions_while_it_is_on() {
     let proxy = start();
     let mut client = connect(&proxy);
