@@ -6,7 +6,7 @@ use mysql_async::prelude::Queryable;
 
 use crate::seed::SEED_TABLE;
 use crate::support::database::{Database, Flavor};
-use crate::support::http::load;
+use crate::support::http::load_of;
 use crate::support::server::{Server, Setup};
 use crate::support::{sql, sql_value};
 
@@ -55,10 +55,11 @@ impl Rig {
         self.nodes.each_ref().map(Server::port)
     }
 
-    /// 64 connections over both nodes: no repeat, no error, and few rows left.
-    fn load(&self, requests: i64) -> Vec<u64> {
-        let checker = load(&self.ports(), 64, requests);
-        checker.assert_clean(usize::try_from(requests).unwrap());
+    /// 64 connections over both nodes, each request for `count` ids: no repeat, no error, and few rows left.
+    fn load(&self, requests: i64, count: i64) -> Vec<u64> {
+        let path = if count == 1 { "/new" } else { &*format!("/new?count={count}") };
+        let checker = load_of(path, &self.ports(), 64, requests);
+        checker.assert_clean(usize::try_from(requests * count).unwrap());
         let rows: u64 = sql_value(&self.database, "SELECT COUNT(*) FROM sequence.generator_table").parse().unwrap();
         // One a node; while a lease is under way, those of its tickets.
         assert!(rows <= 3 + 2 * 1_000, "{rows} rows");
@@ -72,25 +73,27 @@ impl Rig {
 
 #[test]
 fn step_2_with_many_tickets() {
-    rig(Flavor::MariaDb, 2).load(50_000);
+    rig(Flavor::MariaDb, 2).load(50_000, 1);
 }
 
 #[test]
 fn step_2_with_many_tickets_on_mysql_9() {
-    rig(Flavor::MySql9, 2).load(50_000);
+    rig(Flavor::MySql9, 2).load(50_000, 1);
 }
 
 #[test]
 fn step_100_and_a_million_ids() {
-    rig(Flavor::MariaDb, 100).load(1_000_000);
+    let rig = rig(Flavor::MariaDb, 100);
+    let ids: HashSet<u64> = rig.load(100_000, 1).into_iter().chain(rig.load(90_000, 10)).collect();
+    assert_eq!(ids.len(), 1_000_000);
 }
 
 /// No ticket is used by both, while a Go node leases `tickets` of them.
-fn beside_a_go_node(flavor: Flavor, step: u64, requests: i64, tickets: usize) {
+fn beside_a_go_node(flavor: Flavor, step: u64, [requests, count]: [i64; 2], tickets: usize) {
     let rig = rig(flavor, step);
     let port = rig.database.port();
     let go = std::thread::spawn(move || go_node(port, tickets));
-    let ids = rig.load(requests);
+    let ids = rig.load(requests, count);
     let (leased, deadlocks) = go.join().expect("the Go node's thread");
     println!("{flavor:?}, step {step}: {tickets} tickets of the Go node, {deadlocks} deadlocks told to it");
     let theirs: HashSet<u64> = leased.into_iter().collect();
@@ -102,15 +105,15 @@ fn beside_a_go_node(flavor: Flavor, step: u64, requests: i64, tickets: usize) {
 
 #[test]
 fn step_2_beside_a_go_node() {
-    beside_a_go_node(Flavor::MariaDb, 2, 50_000, 10_000);
+    beside_a_go_node(Flavor::MariaDb, 2, [50_000, 1], 10_000);
 }
 
 #[test]
 fn step_100_and_a_million_ids_beside_a_go_node() {
-    beside_a_go_node(Flavor::MariaDb, 100, 1_000_000, 10_000);
+    beside_a_go_node(Flavor::MariaDb, 100, [100_000, 10], 10_000);
 }
 
 #[test]
 fn step_2_beside_a_go_node_on_mysql_9() {
-    beside_a_go_node(Flavor::MySql9, 2, 50_000, 2_000);
+    beside_a_go_node(Flavor::MySql9, 2, [50_000, 1], 2_000);
 }
