@@ -164,17 +164,31 @@ impl Buffer {
         }
     }
 
-    /// As [`take`](Self::take), but waits while the buffer is empty. The caller bounds the wait; dropping the future
-    /// loses nothing.
+    /// Waits until `want` ids are in memory, and takes as many of them as the first block has. If they never come, nothing is
+    /// taken, and others get what there is. The caller bounds the wait; dropping the future loses nothing.
     pub async fn take_or_wait(&self, want: u64) -> Result<Taken, Dry> {
         loop {
             // Registered first, then looked: a change between the two is not missed.
             let changed = self.changed.notified();
-            match self.take(want) {
-                Err(Dry::Empty) => changed.await,
-                other => return other,
+            if want == 1 || self.is_there(want) {
+                match self.take(want) {
+                    Err(Dry::Empty) => {}
+                    other => return other,
+                }
+            } else {
+                match self.when_dry() {
+                    Dry::Empty => {}
+                    for_good => return Err(for_good),
+                }
             }
+            changed.await;
         }
+    }
+
+    /// Whether `want` ids are in memory, or as many blocks as leave no room for more.
+    fn is_there(&self, want: u64) -> bool {
+        let snapshot = self.snapshot();
+        snapshot.held() >= want || snapshot.ready_blocks > MAX_READY / 2
     }
 
     /// `held.current` is closed. Lock-free: each round that gets nothing means that another thread got on.

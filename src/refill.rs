@@ -324,7 +324,11 @@ impl Refill {
         let (label, ids) = match &outcome {
             Outcome::Leased(leased) => {
                 sequence.set_capacity_used(leased.capacity_used);
-                ("ok", leased.blocks.iter().map(|block| block.len()).sum())
+                let ids = leased.blocks.iter().map(|block| block.len()).sum();
+                if ids < want.get() {
+                    sequence.saw_speed(ids, started.elapsed());
+                }
+                ("ok", ids)
             }
             Outcome::Failed(error) => {
                 if error.kind == ErrorKind::Exhausted {

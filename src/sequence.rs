@@ -26,35 +26,48 @@ use upkeep::Announced;
 pub(crate) use upkeep::Unused;
 use wait::Batch;
 
-/// Why a request got no id.
+/// Why a request got no id. The texts are for clients. What the store says (its host, its account, its tables) is for
+/// operators: the fields have it, and `/readyz` and the log show it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TakeError {
     /// None came in time.
-    #[error("no id within {} ms: {why}", waited.as_millis())]
+    #[error("no id within {} ms: {}", waited.as_millis(), reason(failure.as_ref()))]
     TimedOut {
         /// How long it waited.
         waited: Duration,
-        /// What the refill last failed with.
-        why: String,
+        /// What the last lease failed with, if it did.
+        failure: Option<String>,
     },
     /// Too many wait already.
-    #[error("{limit} requests wait for ids already (limits.waiters): {why}")]
+    #[error("{limit} requests wait for ids already (limits.waiters): {}", reason(failure.as_ref()))]
     TooManyWaiters {
         /// `limits.waiters`.
         limit: u64,
-        /// What the refill last failed with.
-        why: String,
+        /// What the last lease failed with, if it did.
+        failure: Option<String>,
     },
     /// More at once than this node ever holds.
-    #[error("{asked} ids are more than this node can hold of the sequence: ask for at most {most} at once")]
+    #[error("{asked} ids are more than this node can hold of the sequence: ask for at most {max} at once")]
     TooMany {
         /// How many were asked for.
         asked: u64,
         /// How many may be asked for.
-        most: u64,
+        max: u64,
     },
-    /// The sequence has no more ids; trying again does not help.
-    #[error("{0}")]
+    /// More at once than the store leases in the time that a request waits.
+    #[error(
+        "{asked} ids are more than can be leased within {} ms (limits.wait): ask for at most {max} at once", wait.as_millis()
+    )]
+    TooManyInTime {
+        /// How many were asked for.
+        asked: u64,
+        /// How many may be asked for now.
+        max: u64,
+        /// `limits.wait`.
+        wait: Duration,
+    },
+    /// The sequence has no more ids, and what the lease failed with; trying again does not help.
+    #[error("the sequence has no more ids, and only an operator can give it more (/readyz and the log say how)")]
     Exhausted(String),
     /// The sequence was deleted.
     #[error("there is no sequence {0} any more: it was deleted")]
@@ -62,6 +75,13 @@ pub enum TakeError {
     /// The node is shutting down.
     #[error("this node is shutting down: ask another one")]
     Draining,
+}
+
+fn reason(failure: Option<&String>) -> &'static str {
+    match failure {
+        Some(_) => "the store can't be leased from now (/readyz and the log say why). Try again, or ask another node",
+        None => "ids are asked for faster than they can be leased. Try again",
+    }
 }
 
 /// How long a request waits, and how many wait for one sequence.
@@ -200,17 +220,21 @@ impl Sequence {
         Ok(batch.finish()[0].start())
     }
 
-    /// `count` ids (1 to 2^32), in rising blocks. Takes what is there and goes on with what comes; if not all come in
-    /// time, those taken are lost.
+    /// `count` ids (1 to 2^32), in rising blocks. Takes none before all are in memory, so that nothing is lost if they do not come
+    /// in time. Only if they are in too many blocks to be held together, those taken of a batch that fails are lost.
     pub async fn take(&self, count: u64) -> Result<Vec<Block>, TakeError> {
-        let most = self.most_held.load(Ordering::Relaxed);
-        if count > most {
-            return Err(TakeError::TooMany { asked: count, most });
+        let max = self.most_held.load(Ordering::Relaxed);
+        if count > max {
+            return Err(TakeError::TooMany { asked: count, max });
+        }
+        let held = self.buffer.snapshot().held();
+        if count > held {
+            self.check_speed(count, held)?;
         }
         let mut batch = Batch::new(self);
         let (mut left, mut dry) = (count, Dry::Empty);
-        // Where not all of it is there, it waits for its turn with empty hands.
-        let mut is_there = self.buffer.snapshot().held() >= count;
+        // If not all of it is there, it waits for its turn with empty hands.
+        let mut is_there = held >= count;
         while is_there && left > 0 {
             match self.buffer.take(left) {
                 Ok(taken) => {

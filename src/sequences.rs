@@ -37,13 +37,21 @@ pub enum FindError {
         "there is no sequence {0}: make it with `seqsvr sequence create {0}`, or declare it in the configuration's sequences"
     )]
     Unknown(SequenceName),
-    /// The store could not be asked, or not in time.
-    #[error("whether there is a sequence {name} could not be found out: {why}")]
+    /// Too many are being looked up.
+    #[error("the sequence {0} can't be looked up: too many names are asked for at once (limits.waiters). Try again")]
+    TooMany(SequenceName),
+    /// The node is shutting down.
+    #[error("this node is shutting down: ask another one")]
+    Draining,
+    /// The store could not be asked, or not in time. The text is for clients: what the store says is in `failure`.
+    #[error(
+        "the sequence {name} can't be looked up in the store now (the log says why). Try again, or ask another node"
+    )]
     Unavailable {
         /// The name.
         name: SequenceName,
-        /// What was in the way.
-        why: String,
+        /// What failed; `None` if the store did not answer within `limits.wait`.
+        failure: Option<String>,
     },
 }
 
@@ -97,23 +105,18 @@ impl Sequences {
         if self.unknown().get(&name).is_some_and(|since| since.elapsed() < UNKNOWN_FOR) {
             return Err(FindError::Unknown(name));
         }
-        let unavailable = |why: String| FindError::Unavailable { name: name.clone(), why };
         let (reply, found) = oneshot::channel();
         match self.asked.try_send(Asked { name: name.clone(), reply }) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                return Err(unavailable("too many names are asked for at once (limits.waiters)".to_owned()));
-            }
-            Err(TrySendError::Closed(_)) => return Err(unavailable("this node is shutting down".to_owned())),
+            Err(TrySendError::Full(_)) => return Err(FindError::TooMany(name)),
+            Err(TrySendError::Closed(_)) => return Err(FindError::Draining),
         }
         match timeout(self.shared.limits.time, found).await {
             Ok(Ok(Ok(true))) => self.known(name.as_str()).ok_or(FindError::Unknown(name)),
             Ok(Ok(Ok(false))) => Err(FindError::Unknown(name)),
-            Ok(Ok(Err(why))) => Err(unavailable(why)),
-            Ok(Err(_)) => Err(unavailable("this node is shutting down".to_owned())),
-            Err(_) => {
-                Err(unavailable(format!("the store did not answer within {} ms", self.shared.limits.time.as_millis())))
-            }
+            Ok(Ok(Err(failure))) => Err(FindError::Unavailable { name, failure: Some(failure) }),
+            Ok(Err(_)) => Err(FindError::Draining),
+            Err(_) => Err(FindError::Unavailable { name, failure: None }),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::config::Step;
 use crate::name::SequenceName;
 use crate::node::Node;
 use crate::segment::Block;
-use crate::sequence::{Shared, WaitLimits};
+use crate::sequence::{Shared, TakeError, WaitLimits};
 use crate::store::{BlockStore, Definition, Terms};
 
 /// Leases from 101 on; before that does what it was told, one entry a lease.
@@ -158,8 +158,8 @@ async fn a_failing_store_is_asked_with_growing_pauses_and_says_why() {
     sleep(Duration::from_secs(10)).await;
     assert!((7..14).contains(&rig.leases()), "{} leases in 10 s", rig.leases());
     assert_eq!(*rig.progress.borrow(), Progress::Failing(ErrorKind::Unavailable, "as scripted".into()));
-    let error = rig.sequence.next().await.unwrap_err().to_string();
-    assert!(error.contains("as scripted"), "{error}");
+    let error = rig.sequence.next().await.unwrap_err();
+    assert!(matches!(&error, TakeError::TimedOut { failure: Some(why), .. } if why == "as scripted"), "{error}");
     sleep(Duration::from_secs(60)).await;
     assert_eq!(rig.sequence.next().await, Ok(101), "and it recovers by itself");
     assert!(rig.sequence.health().failure.is_none());

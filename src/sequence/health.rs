@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Sequence;
 use crate::metrics::SequenceSample;
@@ -18,6 +18,27 @@ pub struct Health {
     pub has_leased: bool,
     /// The failure that the last lease ended in.
     pub failure: Option<Failure>,
+    /// How fast the store leases, seen when a lease brought less than was asked for.
+    pub speed: Option<Speed>,
+}
+
+/// How fast a store leases.
+#[derive(Clone, Copy, Debug)]
+pub struct Speed {
+    /// Ids of one lease.
+    pub ids: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// When it ended.
+    pub at: Instant,
+}
+
+impl Speed {
+    /// How many ids are leased in `time`: as many leases as end in it, one at least.
+    pub fn ids_in(&self, time: Duration) -> u64 {
+        let leases = time.as_nanos() / self.took.as_nanos().max(1);
+        self.ids.saturating_mul(u64::try_from(leases).unwrap_or(u64::MAX).max(1))
+    }
 }
 
 /// A refill that fails.

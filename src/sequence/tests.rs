@@ -82,15 +82,61 @@ async fn only_so_many_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_goes_over_blocks_and_a_late_one_is_lost_and_counted() {
+async fn a_batch_goes_over_blocks_and_one_that_does_not_come_costs_nothing() {
     let sequence = sequence();
     sequence.append(&leased(&[block(10, 13), block(20, 22)]));
     assert_eq!(sequence.take(4).await, Ok(vec![block(10, 13), block(20, 21)]));
     let error = sequence.take(3).await.unwrap_err();
     assert!(matches!(error, TakeError::TimedOut { .. }), "{error}");
-    assert_eq!(lost(&sequence), "1");
-    sequence.append(&leased(&[block(30, 40)]));
-    assert_eq!(sequence.next().await, Ok(30), "the lost id is not given to anybody");
+    assert_eq!(lost(&sequence), "0");
+    let waiting = tokio::spawn({
+        let sequence = sequence.clone();
+        async move { sequence.take(13).await }
+    });
+    for start in [30, 50, 70] {
+        tokio::task::yield_now().await;
+        assert_eq!(sequence.waiting(), (1, 13));
+        sequence.append(&leased(&[block(start, start + 4)]));
+    }
+    assert_eq!(waiting.await.unwrap(), Ok(vec![block(21, 22), block(30, 34), block(50, 54), block(70, 74)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_in_too_many_blocks_to_be_held_gathers_them_and_a_late_one_is_lost_and_counted() {
+    let sequence = sequence();
+    let apart = |numbers: std::ops::Range<u64>| leased(&numbers.map(|n| block(10 * n, 10 * n + 1)).collect::<Vec<_>>());
+    sequence.append(&apart(1..50));
+    let waiting = tokio::spawn({
+        let sequence = sequence.clone();
+        async move { sequence.take(100).await }
+    });
+    for numbers in [50..76, 76..101] {
+        tokio::task::yield_now().await;
+        sequence.append(&apart(numbers));
+    }
+    assert_eq!(waiting.await.unwrap().map(|blocks| blocks.len()), Ok(100));
+    sequence.append(&apart(101..151));
+    let error = sequence.take(100).await.unwrap_err();
+    assert!(matches!(error, TakeError::TimedOut { .. }), "{error}");
+    let held = sequence.snapshot().held();
+    assert!(held > 0 && held < 50, "{held}");
+    assert_eq!(lost(&sequence), (50 - held).to_string());
+    assert_eq!(sequence.next().await, Ok(10 * (151 - held)), "the lost ids are not given to anybody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_the_store_leases_too_slowly_is_refused_at_once() {
+    let sequence = sequence();
+    sequence.append(&leased(&[block(1, 101)]));
+    sequence.saw_speed(100, Duration::from_millis(160));
+    let started = tokio::time::Instant::now();
+    let refused = Err(TakeError::TooManyInTime { asked: 401, max: 400, wait: LIMITS.time });
+    assert_eq!(sequence.take(401).await, refused);
+    assert_eq!((started.elapsed(), sequence.snapshot().held()), (Duration::ZERO, 100));
+    assert!(matches!(sequence.take(400).await, Err(TakeError::TimedOut { .. })), "it is tried");
+    // Slower than a request waits: one lease may still come.
+    sequence.saw_speed(100, Duration::from_secs(1));
+    assert!(matches!(sequence.take(201).await, Err(TakeError::TooManyInTime { max: 200, .. })));
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,11 +148,11 @@ async fn a_client_that_leaves_frees_its_place() {
         async move { sequence.take(5).await }
     });
     tokio::task::yield_now().await;
-    assert_eq!(sequence.waiting(), (1, 4));
+    assert_eq!(sequence.waiting(), (1, 5));
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
     assert_eq!(sequence.waiting(), (0, 0));
-    assert_eq!(lost(&sequence), "1");
+    assert_eq!(lost(&sequence), "0");
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,7 +176,7 @@ async fn exhausted_and_draining_are_said_at_once() {
 async fn more_than_is_ever_held_is_refused_at_once_and_costs_nothing() {
     let sequence = sequence();
     sequence.append(&leased(&[block(1, 2_000)]));
-    assert_eq!(sequence.take(1_001).await, Err(TakeError::TooMany { asked: 1_001, most: 1_000 }));
+    assert_eq!(sequence.take(1_001).await, Err(TakeError::TooMany { asked: 1_001, max: 1_000 }));
     assert_eq!(sequence.take(1_000).await, Ok(vec![block(1, 1_001)]));
 }
 
@@ -234,7 +280,8 @@ async fn a_batch_that_can_not_be_filled_takes_nothing() {
     sequence.append(&leased(&[block(1, 901)]));
     sequence.fail("the store is away", Some(ErrorKind::Unavailable));
     let error = sequence.take(1_000).await.unwrap_err();
-    assert!(matches!(&error, TakeError::TimedOut { why, .. } if why == "the store is away"), "{error}");
+    assert!(matches!(&error, TakeError::TimedOut { failure: Some(why), .. } if why == "the store is away"), "{error}");
+    assert!(!error.to_string().contains("away"), "what the store says is not for clients: {error}");
     assert_eq!(sequence.snapshot().held(), 900, "the others are still answered");
     sequence.fail("used up", Some(ErrorKind::Exhausted));
     assert_eq!(sequence.take(1_000).await, Err(TakeError::Exhausted("used up".into())));

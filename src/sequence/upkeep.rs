@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::health::Speed;
 use super::{Failure, Sequence};
 use crate::buffer::{Refused, Supply};
 use crate::segment::{Block, push_joined};
@@ -122,6 +123,11 @@ impl Sequence {
 
     pub(crate) fn most_held(&self) -> u64 {
         self.most_held.load(Ordering::Relaxed)
+    }
+
+    /// Takes in that a lease of `ids` ids, fewer than were asked for, took so long.
+    pub(crate) fn saw_speed(&self, ids: u64, took: Duration) {
+        self.health().speed = Some(Speed { ids, took, at: Instant::now() });
     }
 
     /// Takes in a lease.

@@ -3,14 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::{Sequence, TakeError};
 use crate::buffer::Dry;
 use crate::segment::{Block, push_joined};
 
-/// How often a batch looks whether leasing works again.
-const FAILING_POLL: Duration = Duration::from_millis(10);
+/// For how long a measured speed says how fast the store leases. Then a large batch may try it again.
+const SPEED_HOLDS: Duration = Duration::from_secs(10);
 
 impl Sequence {
     /// Adds `want` more ids to `batch`, waiting for them within the limits. `dry` is what the last take said.
@@ -19,20 +19,13 @@ impl Sequence {
             return Err(self.refusal(dry));
         }
         let Some(mut waiting) = Waiting::enter(self, want) else {
-            return Err(TakeError::TooManyWaiters { limit: self.shared.limits.waiters, why: self.why_dry() });
+            return Err(TakeError::TooManyWaiters { limit: self.shared.limits.waiters, failure: self.failure() });
         };
         self.wake_refill();
         let all = async {
             // One batch gathers at a time, first come first served: else each takes a part and none gets all of it. A
             // single id is no part of anything.
             let _turn = if want > 1 { Some(self.gathering.lock().await) } else { None };
-            // While leasing fails the rest will hardly come: it must not take what others could still be answered with.
-            while want > 1 && self.health().failure.is_some() && self.snapshot().held() < waiting.wanted {
-                match self.buffer.when_dry() {
-                    Dry::Empty => sleep(FAILING_POLL).await,
-                    for_good => return Err(for_good),
-                }
-            }
             while waiting.wanted > 0 {
                 let taken = self.buffer.take_or_wait(waiting.wanted).await?;
                 self.after(taken);
@@ -43,23 +36,34 @@ impl Sequence {
         let time = self.shared.limits.time;
         match timeout(time, all).await {
             Ok(done) => done.map_err(|dry| self.refusal(dry)),
-            Err(_) => Err(TakeError::TimedOut { waited: time, why: self.why_dry() }),
+            Err(_) => Err(TakeError::TimedOut { waited: time, failure: self.failure() }),
         }
     }
 
     fn refusal(&self, dry: Dry) -> TakeError {
         match dry {
             Dry::Sealed => TakeError::Draining,
-            Dry::Exhausted => TakeError::Exhausted(self.why_dry()),
+            Dry::Exhausted => TakeError::Exhausted(self.failure().unwrap_or_default()),
             Dry::Gone => TakeError::Gone(self.name.clone()),
-            Dry::Empty => TakeError::TimedOut { waited: Duration::ZERO, why: self.why_dry() },
+            Dry::Empty => TakeError::TimedOut { waited: Duration::ZERO, failure: self.failure() },
         }
     }
 
-    fn why_dry(&self) -> String {
-        match &self.health().failure {
-            Some(failure) => failure.error.clone(),
-            None => "ids are asked for faster than they can be leased".to_owned(),
+    fn failure(&self) -> Option<String> {
+        self.health().failure.as_ref().map(|failure| failure.error.clone())
+    }
+
+    /// Refuses `count` ids, of which `held` are in memory, if the store was just seen to lease too slowly for them.
+    #[cold]
+    pub(super) fn check_speed(&self, count: u64, held: u64) -> Result<(), TakeError> {
+        let wait = self.shared.limits.time;
+        let speed = self.health().speed;
+        match speed
+            .filter(|speed| speed.at.elapsed() < SPEED_HOLDS)
+            .map(|speed| held.saturating_add(speed.ids_in(wait)))
+        {
+            Some(max) if count > max => Err(TakeError::TooManyInTime { asked: count, max: max.max(1), wait }),
+            _ => Ok(()),
         }
     }
 }

@@ -65,6 +65,7 @@ impl Finder {
     /// Looks up the names that come through `asked`, for ever.
     pub async fn look_up(self: Arc<Self>, mut asked: mpsc::Receiver<Asked>) {
         let mut batch = Vec::with_capacity(MOST_NAMES);
+        let mut is_failing = false;
         while asked.recv_many(&mut batch, MOST_NAMES).await > 0 {
             // Found while these waited: who comes with a crowd must not wait for a second query.
             for Asked { reply, .. } in batch.extract_if(.., |asked| self.sequences.known(asked.name.as_str()).is_some())
@@ -78,6 +79,16 @@ impl Finder {
             }
             let found = self.find_or_make(&names).await;
             let is_nothing = found.as_ref().is_ok_and(HashMap::is_empty);
+            match (&found, is_failing) {
+                (Err(error), false) => {
+                    tracing::warn!(
+                        "sequences can't be looked up; those that this node does not know yet get 503: {error}"
+                    );
+                }
+                (Ok(_), true) => tracing::info!("sequences can be looked up again"),
+                _ => {}
+            }
+            is_failing = found.is_err();
             if let Ok(found) = &found {
                 for name in &names {
                     match found.get(name) {

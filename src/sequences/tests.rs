@@ -175,7 +175,7 @@ async fn a_flood_of_unknown_names_does_not_reach_the_store() {
     for asked in asked {
         match asked.await.unwrap() {
             Err(FindError::Unknown(_)) => {}
-            Err(FindError::Unavailable { why, .. }) if why.contains("too many") => refused += 1,
+            Err(FindError::TooMany(_)) => refused += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -215,7 +215,8 @@ async fn a_store_that_is_away_is_no_404() {
     let rig = rig(&[]);
     *rig.store.is_away.lock().unwrap() = true;
     let error = get(&rig, "orders").await.unwrap_err();
-    assert!(matches!(&error, FindError::Unavailable { why, .. } if why == "it is away"), "{error}");
+    assert!(matches!(&error, FindError::Unavailable { failure: Some(why), .. } if why == "it is away"), "{error}");
+    assert!(!error.to_string().contains("away"), "what the store says is not for clients: {error}");
     *rig.store.is_away.lock().unwrap() = false;
     rig.store.put("orders", 1, false);
     assert!(get(&rig, "orders").await.is_ok(), "nothing was remembered of it");

@@ -71,8 +71,10 @@ fn adopting_the_same_store_forgets_no_mark() {
         connection.execute("UPDATE seqsvr_sequence SET next_id = 101", []).unwrap();
     };
     rewind();
-    let refused = setup.start().get("/new");
-    assert!(refused.status == 503 && refused.body.contains("went back"), "{refused:?}");
+    let server = setup.start();
+    assert_eq!(server.get("/new").status, 503);
+    server.says_why("went back");
+    drop(server);
     let (code, output) = setup.run(&["adopt"]);
     assert_eq!(code, 0, "{output}");
     assert_eq!(setup.start().get("/new").status, 503, "it is the same store, and its ids were handed out");
@@ -163,7 +165,8 @@ fn a_disk_that_is_full_for_a_while() {
         limit_files(&server, "1");
         let refused = refusal(&mut client, &mut all);
         assert_eq!(refused.status, 503, "{refused:?}");
-        assert!(refused.body.contains("data/seqsvr.db") && refused.body.contains("I/O error"), "{refused:?}");
+        let ready = server.get("/readyz").body;
+        assert!(ready.contains("data/seqsvr.db") && ready.contains("I/O error"), "{ready}");
         limit_files(&server, "unlimited");
         eventually("it goes on", || {
             let answer = client.get("/new");
@@ -189,7 +192,8 @@ fn a_full_disk_is_called_so() {
     let mut client = Client::connect(server.port());
     let mut all = Checker::default();
     let refused = refusal(&mut client, &mut all);
-    assert!(refused.status == 503 && refused.body.contains("full"), "{refused:?}");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    server.says_why("full");
     assert_eq!(server.get("/livez").status, 200);
     assert!(!server.log().contains("panicked"), "{}", server.log());
     server.kill();
@@ -259,8 +263,8 @@ fn a_restored_backup_is_refused_until_it_is_fenced() {
     // What the node remembers would tell too.
     fs::remove_file(file("node.json")).unwrap();
     let server = setup.start();
-    let refused = server.get("/new");
-    assert!(refused.status == 503 && refused.body.contains("seqsvr fence --skip IDS --yes"), "{refused:?}");
+    assert_eq!(server.get("/new").status, 503);
+    server.says_why("seqsvr fence --skip IDS --yes");
     // A command beside it, as the message says.
     let (code, output) = setup.run(&["fence", "--skip", "10000000", "--yes"]);
     assert_eq!(code, 0, "{output}");

@@ -264,7 +264,7 @@ fn a_database_that_was_read_only_is_found_writable_again() {
     assert_eq!(server.next(), 11);
     sql(&database, "SET GLOBAL read_only = 1");
     let ids = load_until_refused(server.port());
-    assert!(server.get("/new").body.contains("read-only"), "{:?}", server.get("/new"));
+    server.says_why("read-only");
     sql(&database, "SET GLOBAL read_only = 0");
     server.wait_until_ready();
     assert!(server.next() > *ids.ids().last().unwrap());

@@ -16,8 +16,9 @@ fn a_restored_row_of_an_earlier_incarnation_is_refused_by_all() {
     eventually("it follows", || (server.next() >= 5_000).then_some(()));
     sql(&database, "UPDATE sequence.seqsvr_sequence SET next_id = 21, incarnation = 1");
     assert_eq!(load_until_refused(server.port()).verdict().repeats, 0);
-    let refusal = setups[1].start().get("/new");
-    assert!(refusal.status == 503 && refusal.body.contains("went back"), "one that remembers nothing: {refusal:?}");
+    let new = setups[1].start();
+    assert_eq!(new.get("/new").status, 503, "one that remembers nothing");
+    new.says_why("went back");
 }
 
 #[test]
@@ -32,8 +33,9 @@ fn a_rewind_is_found_where_the_tail_did_not_go_back() {
     assert!(first.log().contains("given_back=0"), "somebody leased behind it: {}", first.log());
     drop(second);
     sql(&database, "UPDATE sequence.seqsvr_sequence SET next_id = 15");
-    let refusal = setups[0].start().get("/new");
-    assert!(refusal.status == 503 && refusal.body.contains("went back"), "{refusal:?}");
+    let first = setups[0].start();
+    assert_eq!(first.get("/new").status, 503);
+    first.says_why("went back");
 }
 
 #[test]
@@ -67,8 +69,8 @@ fn a_lost_table_is_not_made_anew() {
     assert_eq!(setup.start().get("/new/orders").id(), 1);
     sql(&database, "DROP TABLE sequence.seqsvr_sequence");
     let server = Setup::on(&database, DECLARED).start();
-    let refusal = server.get("/new/orders");
-    assert!(refusal.status == 503 && refusal.body.contains("seqsvr_sequence is gone"), "{refusal:?}");
+    assert_eq!(server.get("/new/orders").status, 503);
+    server.says_why("seqsvr_sequence is gone");
     assert_eq!(server.get("/new").status, 200, "default is elsewhere");
 }
 
@@ -88,8 +90,8 @@ fn a_counter_that_went_back_is_refused_by_all() {
         assert!(busy.metric("seqsvr_leases_total{outcome=\"regressed\"") > 0.0);
         // One that remembers nothing.
         let new = setups[1].start();
-        let refusal = new.get("/new");
-        assert!(refusal.status == 503 && refusal.body.contains("went back"), "{refusal:?}");
+        assert_eq!(new.get("/new").status, 503);
+        new.says_why("went back");
         crate::mysql::fence(&setups[0], &ready.body, crate::mysql::highest_leased(&ready.body));
         new.wait_until_ready();
         eventually("the busy one goes on too", || {
@@ -109,9 +111,9 @@ fn a_counter_of_another_server_is_refused() {
     assert_eq!(server.next(), 11);
     sql(&database, "UPDATE sequence.seqsvr_sequence SET server = 'the old primary'");
     assert_eq!(load_until_refused(server.port()).verdict().repeats, 0);
-    let refusal = server.get("/new");
-    let words = ["the old primary", "seqsvr fence --skip IDS --yes"];
-    assert!(words.iter().all(|words| refusal.body.contains(words)), "{refusal:?}");
+    for words in ["the old primary", "seqsvr fence --skip IDS --yes"] {
+        server.says_why(words);
+    }
     let (code, output) = setup.run(&["fence", "default", "--past", "999", "--yes"]);
     assert!(code == 0 && output.starts_with("fenced default"), "{output}");
     server.wait_until_ready();
