@@ -35,7 +35,8 @@ USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
-# healthcheck itself gives up after 2 s, and says why.
+# Whether it lives, not whether it is ready: what restarts unhealthy containers must not do so because a database is away. It gives
+# up after 2 s by itself, and says why.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["/usr/local/bin/seqsvr", "--config", "/etc/seqsvr/config.yml", "healthcheck"]
 # Then `docker run seqsvr check` and the other commands work too. As process 1 it handles SIGTERM itself.

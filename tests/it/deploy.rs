@@ -201,11 +201,11 @@ fn they_all_start_the_same() {
     assert!(image("COPY config.yml") == *config && image("ENV") == format!("SEQSVR_DATA_DIR={data}"));
     assert_eq!(image("WORKDIR"), data);
     let health = words(image("HEALTHCHECK").split_once("CMD ").unwrap().1);
-    assert_eq!(health, [&start[..], &["healthcheck".to_owned()]].concat());
+    assert_eq!(health, [&start[..], &["healthcheck".to_owned()]].concat(), "liveness: without --ready");
     assert_eq!(unit("ExecStart"), start.join(" "));
 
     let compose = compose("seqsvr");
-    assert_eq!(compose["ports"][0].as_str(), Some(format!("8000:{port}").as_str()));
+    assert_eq!(compose["ports"][0].as_str(), Some(format!("127.0.0.1:8000:{port}").as_str()));
     assert_eq!(mounts(&compose), [("./seqsvr.yml".to_owned(), config.clone()), ("seqsvr".to_owned(), data.clone())]);
     for of_image in ["user", "entrypoint", "command", "healthcheck"] {
         assert!(compose[of_image].is_null(), "{of_image} is the image's");
