@@ -28,6 +28,7 @@ use crate::store::guard::Guard;
 use crate::store::{self, Purpose, Terms};
 
 mod give_back;
+mod open_files;
 mod systemd;
 
 /// How long the start waits for the first lease, so that the first answer is immediate. Then it goes on without.
@@ -103,7 +104,8 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     let mut background = Background::start(refill, due_sequences, finder, asked_names, node.clone(), progress);
     default.wake_refill();
 
-    let service = Arc::new(Service::new(sequences.clone(), config.limits.clone(), metrics.clone()));
+    let max_connections = open_files::make_room(config.limits.connections.get());
+    let service = Arc::new(Service::new(sequences.clone(), config.limits.clone(), max_connections, metrics.clone()));
     background.first_lease().await?;
     // Before the first id is out, or a kill -9 within the first second would make it forget the store.
     save(&node).await;

@@ -59,8 +59,12 @@ enum Command {
     Serve,
     /// Say whether the configuration is right; nothing is opened
     Check,
-    /// Ask the running server whether it is ready: exit code 0 or 1, for containers
-    Healthcheck,
+    /// Ask the running server whether it answers (/livez): exit code 0 or 1, for containers
+    Healthcheck {
+        /// Ask whether it is ready (/readyz): never restart a server that is not, for its database may be away
+        #[arg(long)]
+        ready: bool,
+    },
     /// Accept another store than the one that this node leased from before
     Adopt(guard::Adopt),
     /// Make, show and change sequences; running nodes follow within 5 s
@@ -107,7 +111,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, AppError> {
             check(&sources, &config);
             Ok(())
         }
-        Command::Healthcheck => healthcheck(&config.port),
+        Command::Healthcheck { ready } => healthcheck(&config.port, if ready { "/readyz" } else { "/livez" }),
         Command::Adopt(adopt) => guard::adopt(&config, adopt),
         Command::Fence(fencing) => guard::fence(&config, &fencing),
         Command::Sequence(command) => sequence::run(&config, command),
@@ -200,7 +204,7 @@ fn check(sources: &Sources, config: &Config) {
 /// No answer within this is as bad as a wrong one.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-fn healthcheck(listen: &Listen) -> Result<(), AppError> {
+fn healthcheck(listen: &Listen, path: &str) -> Result<(), AppError> {
     let addresses = match (listen.named_host(), &listen.host) {
         (Some(host), _) => (host, listen.port).to_socket_addrs().map(Iterator::collect),
         (None, Some(host)) if host.parse::<Ipv4Addr>().is_ok() => Ok(vec![(Ipv4Addr::LOCALHOST, listen.port).into()]),
@@ -213,7 +217,7 @@ fn healthcheck(listen: &Listen) -> Result<(), AppError> {
     let ask = |address: &SocketAddr| {
         let mut stream = TcpStream::connect_timeout(address, share)?;
         stream.set_read_timeout(Some(share))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.take(64 << 10).read_to_string(&mut answer)?;
         Ok(answer)

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::future::ready;
+use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
-use actix_http::{HttpService, KeepAlive, Protocol};
+use actix_http::{ConnectionType, HttpService, KeepAlive, Protocol};
 use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::{AppConfig, Server};
 use actix_web::http::header::{ALLOW, HeaderValue};
@@ -27,18 +28,22 @@ use crate::sequences::Sequences;
 use crate::store::ErrorKind;
 
 pub mod answer;
+pub mod connections;
+mod head;
 mod lane;
 mod listen;
+mod malformed;
 mod probes;
 mod stream;
 
 use answer::{Refusal, Shape, Wanted};
+use connections::Connections;
 use lane::Lane;
 pub use listen::bind;
 use stream::Watch;
 
-/// What a POST may carry; it is read and passed over.
-const MOST_BODY_BYTES: usize = 16 << 10;
+/// The most bytes that are read of a POST's body.
+const MAX_BODY_BYTES: usize = 16 << 10;
 
 /// How long a client may take to close its side.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,6 +54,7 @@ pub struct Service {
     sequences: Arc<Sequences>,
     limits: Limits,
     metrics: Arc<Metrics>,
+    connections: Arc<Connections>,
     /// Relaxed: nothing else is published through it, and a probe that comes a moment earlier may miss it.
     is_draining: AtomicBool,
 }
@@ -62,12 +68,14 @@ pub struct Worker {
 }
 
 impl Service {
-    /// Serves `sequences` within `limits`.
-    pub fn new(sequences: Arc<Sequences>, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        Self { sequences, limits, metrics, is_draining: AtomicBool::new(false) }
+    /// Serves `sequences` within `limits`, on at most `max_connections` connections.
+    pub fn new(sequences: Arc<Sequences>, limits: Limits, max_connections: u64, metrics: Arc<Metrics>) -> Self {
+        let connections = Connections::new(max_connections, metrics.clone());
+        Self { sequences, limits, metrics, connections, is_draining: AtomicBool::new(false) }
     }
 
-    /// From now on `/readyz` says no, so that load balancers look elsewhere; requests are still answered.
+    /// From now on `/readyz` says no, so that load balancers look elsewhere. Requests are still answered, and each answer tells
+    /// its client to connect anew.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
@@ -110,9 +118,13 @@ impl Worker {
         Self { service, counts, default }
     }
 
-    /// Counts `response`.
-    fn counted(&self, route: Route, response: HttpResponse) -> HttpResponse {
+    /// Counts the `response` to `request`, and says where it is the connection's last.
+    fn respond(&self, request: &HttpRequest, route: Route, mut response: HttpResponse) -> HttpResponse {
         self.counts.count(route, response.status().as_u16());
+        // After an offer of another protocol actix closes the connection, and would not say so.
+        if self.service.is_draining.load(Ordering::Relaxed) || request.head().upgrade() {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
         response
     }
 }
@@ -122,10 +134,11 @@ impl Worker {
 /// It is put together as `actix_web::HttpServer` does it, but of connections that are watched.
 pub fn server(service: &Arc<Service>, listeners: Vec<TcpListener>, grace: Duration) -> std::io::Result<Server> {
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let connections = usize::try_from(service.limits.connections.get()).unwrap_or(usize::MAX);
+    // `Connections` counts those of all workers together, and refuses more. actix would let them wait without a word.
+    let max = service.connections.max();
     let mut builder = Server::build()
         .workers(workers)
-        .max_concurrent_connections(connections.div_ceil(workers))
+        .max_concurrent_connections(usize::try_from(max + 2 * Connections::surplus(max)).unwrap_or(usize::MAX))
         .shutdown_timeout(grace.as_secs() + u64::from(grace.subsec_nanos() > 0))
         .disable_signals();
     let shutdown = builder.graceful_shutdown_signal();
@@ -159,6 +172,7 @@ where
     Stop: Future<Output = ()> + 'static,
 {
     let watch = Watch::start(turns(&service.limits));
+    let connections = service.connections.clone();
     let worker = web::Data::new(Worker::new(service));
     let lane = Rc::new(Lane::new(worker.clone()));
     let app = App::new().app_data(worker).configure(routes);
@@ -169,8 +183,12 @@ where
         .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .finish(map_config(app, |()| AppConfig::default()));
-    // Who the client is is of no use here.
-    fn_service(move |io: T| ready(Ok((watch.stream(io, lane.clone()), Protocol::Http1, None)))).and_then(http)
+    let watched = move |io: T| {
+        let place = connections.enter().ok_or_else(|| DispatchError::Io(io::ErrorKind::ConnectionRefused.into()))?;
+        // Who the client is is of no use here.
+        Ok((watch.stream(io, lane.clone(), place), Protocol::Http1, None))
+    };
+    fn_service(move |io: T| ready(watched(io))).and_then(http)
 }
 
 /// Where a request may wait for longer than a connection stays open, waiting must not end it: it waits for its sequence to
@@ -182,7 +200,7 @@ fn turns(limits: &Limits) -> stream::Limits<Duration> {
 
 fn routes(app: &mut web::ServiceConfig) {
     let get_or_head = || web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
-    app.app_data(web::PayloadConfig::new(MOST_BODY_BYTES))
+    app.app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
         .service(only("/new", "GET, POST", Route::New).route(web::get().to(new)).route(web::post().to(new_posted)))
         .service(
             only("/new/{sequence}", "GET, POST", Route::NewSequence)
@@ -206,39 +224,40 @@ fn only(path: &str, allowed: &'static str, route: Route) -> Resource {
         let what = format!("{} is not allowed here: use {allowed}", request.method());
         let mut response = Refusal { status: StatusCode::METHOD_NOT_ALLOWED, what }.respond();
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-        worker.counted(route, response)
+        worker.respond(&request, route, response)
     }))
 }
 
 async fn new(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
     let service = &worker.service;
     let response = hand_out(service, service.sequences.default_sequence(), &request).await;
-    worker.counted(Route::New, response)
+    worker.respond(&request, Route::New, response)
 }
 
-/// A body means nothing here, but it must be read, or the connection could not go on behind it.
+/// A body must be read, or the connection could not go on behind it.
 type Body = Result<web::Bytes, actix_web::Error>;
 
 async fn new_posted(worker: web::Data<Worker>, request: HttpRequest, body: Body) -> HttpResponse {
-    match body {
-        Ok(_) => new(worker, request).await,
-        Err(error) => worker.counted(Route::New, refused_body(&error).respond()),
+    match check_body(body) {
+        Ok(()) => new(worker, request).await,
+        Err(refusal) => worker.respond(&request, Route::New, refusal.respond()),
     }
 }
 
 async fn new_of_sequence_posted(worker: web::Data<Worker>, request: HttpRequest, body: Body) -> HttpResponse {
-    match body {
-        Ok(_) => new_of_sequence(worker, request).await,
-        Err(error) => worker.counted(Route::NewSequence, refused_body(&error).respond()),
+    match check_body(body) {
+        Ok(()) => new_of_sequence(worker, request).await,
+        Err(refusal) => worker.respond(&request, Route::NewSequence, refusal.respond()),
     }
 }
 
-fn refused_body(error: &actix_web::Error) -> Refusal {
-    Refusal {
-        status: error.as_response_error().status_code(),
-        what: format!(
-            "the body is of no use here and can't be read ({error}): send none, or at most {MOST_BODY_BYTES} bytes"
-        ),
+fn check_body(body: Body) -> Result<(), Refusal> {
+    match body {
+        Ok(body) => answer::check_body(&body),
+        Err(error) => Err(Refusal {
+            status: error.as_response_error().status_code(),
+            what: format!("the body can't be read ({error}): send none, or at most {MAX_BODY_BYTES} bytes"),
+        }),
     }
 }
 
@@ -248,7 +267,7 @@ async fn new_of_sequence(worker: web::Data<Worker>, request: HttpRequest) -> Htt
         Ok(sequence) => hand_out(service, &sequence, &request).await,
         Err(error) => Refusal::from(error).respond(),
     };
-    worker.counted(Route::NewSequence, response)
+    worker.respond(&request, Route::NewSequence, response)
 }
 
 async fn hand_out(service: &Service, sequence: &Sequence, request: &HttpRequest) -> HttpResponse {
@@ -277,20 +296,21 @@ const USAGE: &str = concat!(
      GET /livez /readyz /metrics for those that watch\n"
 );
 
-async fn root(worker: web::Data<Worker>) -> HttpResponse {
-    worker.counted(Route::Other, HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(USAGE))
+async fn root(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
+    let response = HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(USAGE);
+    worker.respond(&request, Route::Other, response)
 }
 
 /// What some load balancers ask by default to see whether a server is there.
-async fn options(worker: web::Data<Worker>) -> HttpResponse {
+async fn options(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
     let response =
         HttpResponse::NoContent().insert_header((ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"))).finish();
-    worker.counted(Route::Other, response)
+    worker.respond(&request, Route::Other, response)
 }
 
 async fn not_found(worker: web::Data<Worker>, request: HttpRequest) -> HttpResponse {
     // A path may be as long as a request: the start is enough to know it by.
     let path: String = request.path().chars().take(64).collect();
     let what = format!("there is nothing at {path}: ids are at /new");
-    worker.counted(Route::Other, Refusal { status: StatusCode::NOT_FOUND, what }.respond())
+    worker.respond(&request, Route::Other, Refusal { status: StatusCode::NOT_FOUND, what }.respond())
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::name::SequenceName;
@@ -85,6 +86,10 @@ pub struct Metrics {
     lost_ids: IntCounterVec,
     look_ups: IntCounterVec,
     is_ready: IntGauge,
+    connections: IntGauge,
+    max_connections: IntGauge,
+    refused_connections: IntCounter,
+    malformed: IntCounterVec,
     labels: Mutex<Labels>,
     scraped: Mutex<Scraped>,
 }
@@ -146,6 +151,20 @@ impl Metrics {
         for outcome in ["found", "unknown", "failed"] {
             look_ups.with_label_values(&[outcome]);
         }
+        let malformed = counters(
+            "seqsvr_http_malformed_total",
+            "What came to the port and is no HTTP/1.x request, by kind: tls, http2, too_long (headers), other.",
+            &["kind"],
+        );
+        for kind in ["tls", "http2", "too_long", "other"] {
+            malformed.with_label_values(&[kind]);
+        }
+        let refused_connections = counters(
+            "seqsvr_http_connections_refused_total",
+            "Connections that were closed because limits.connections were open, with a 503 or without an answer.",
+            &[],
+        )
+        .with_label_values(&[] as &[&str]);
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
@@ -193,6 +212,17 @@ impl Metrics {
             labels: Mutex::new(Labels { own: 0, others: OTHERS.into() }),
             is_ready: int_gauges("seqsvr_ready", "1 while /readyz says ready, 0 while it does not.", &[])
                 .with_label_values(&[] as &[&str]),
+            connections: int_gauges("seqsvr_http_connections", "HTTP connections that are open.", &[])
+                .with_label_values(&[] as &[&str]),
+            max_connections: int_gauges(
+                "seqsvr_http_connections_max",
+                "How many HTTP connections are served at once: limits.connections, or fewer where the limit of open files is \
+                 too low for them.",
+                &[],
+            )
+            .with_label_values(&[] as &[&str]),
+            refused_connections,
+            malformed,
             scraped: Mutex::new(Scraped {
                 ids: counters("seqsvr_ids_total", "Ids handed out, from the cursors.", &["sequence"]),
                 held: int_gauges("seqsvr_ids_held", "Ids in memory, leased and not handed out.", &["sequence"]),
@@ -220,8 +250,7 @@ impl Metrics {
                 ),
                 responses: counters(
                     "seqsvr_http_responses_total",
-                    "HTTP responses by route and status. What is refused before it reaches a route (not HTTP, too long) is \
-                     not among them.",
+                    "HTTP responses by route and status.",
                     &["route", "status"],
                 ),
                 workers: Vec::new(),
@@ -280,6 +309,26 @@ impl Metrics {
         self.look_ups.with_label_values(&[outcome]).inc();
     }
 
+    /// Sets how many connections are open.
+    pub fn connections(&self, open: u64) {
+        self.connections.set(gauge(open));
+    }
+
+    /// Sets how many connections are served at once.
+    pub fn max_connections(&self, max: u64) {
+        self.max_connections.set(gauge(max));
+    }
+
+    /// Counts a connection that was refused.
+    pub fn connection_refused(&self) {
+        self.refused_connections.inc();
+    }
+
+    /// Counts what was no request, by its kind.
+    pub fn malformed(&self, kind: &str) {
+        self.malformed.with_label_values(&[kind]).inc();
+    }
+
     /// The counter of one more HTTP worker.
     pub fn worker(&self) -> Arc<ResponseCounts> {
         let counts = Arc::new(ResponseCounts::default());
@@ -306,7 +355,6 @@ impl Default for Metrics {
 
 impl Scraped {
     fn fill(&self, samples: impl IntoIterator<Item = SequenceSample>) {
-        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         for sample in summed(samples) {
             let label = &[&*sample.label];
             set(&self.ids.with_label_values(label), sample.handed_out);
@@ -350,8 +398,12 @@ fn summed(samples: impl IntoIterator<Item = SequenceSample>) -> impl Iterator<It
     by_label.into_values()
 }
 
+fn gauge(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
 /// Brings a counter up to a total that is kept elsewhere and never falls.
-fn set(counter: &prometheus::IntCounter, total: u64) {
+fn set(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }
 

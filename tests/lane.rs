@@ -24,9 +24,9 @@ const REQUESTS: [(&str, &str); 10] = [
     ("GET /new HTTP/1.1\r\nHost: x\r\n\r\n", "{\"id\":"),
     ("GET /new HTTP/1.1\r\nHost: x\r\nAccept: */*\r\nUser-Agent: a\r\n\r\n", "{\"id\":"),
     ("GET /new/default HTTP/1.1\r\nHost: x\r\n\r\n", "{\"id\":"),
-    ("GET /new HTTP/1.1\r\nConnection: Keep-Alive\r\nHost: x\r\n\r\n", "{\"id\":"),
-    ("GET /new?count=2 HTTP/1.1\r\nHost: x\r\n\r\n", "{\"ids\":["),
-    ("POST /new HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nGET", "{\"id\":"),
+    ("GET /new HTTP/1.1\r\nConnection: Keep-Alive, Upgrade\r\nUpgrade: h2c\r\nHost: x\r\n\r\n", "{\"id\":"),
+    ("GET /new?count=2 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "{\"ids\":["),
+    ("POST /new HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nGET", "\"code\":-400"),
     ("GET /new HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", "{\"id\":"),
     ("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "alive"),
     ("GET /new/no%20name HTTP/1.1\r\nHost: x\r\n\r\n", "\"code\":-400"),
@@ -77,7 +77,7 @@ const FIRST_LINES: [&str; 14] = [
     "GET /new?strings HTTP/1.1",
     "\r\nGET /new HTTP/1.1",
 ];
-const LINES: [&str; 24] = [
+const LINES: [&str; 29] = [
     "Host: x",
     "HOST: x",
     "Host:",
@@ -93,6 +93,11 @@ const LINES: [&str; 24] = [
     "Connection: Upgrade",
     "Connection: keep-alive, close",
     "Upgrade: websocket",
+    "Upgrade: h2c",
+    "Connection: keep-alive, Upgrade, HTTP2-Settings",
+    "Accept: text/plain, */*",
+    "Accept: text/plain;q=0.5, application/json;q=0.6",
+    "Accept: text/plain",
     "Content-Length: 0",
     "Content-Length: 1",
     "Content-Length: +1",

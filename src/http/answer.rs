@@ -68,7 +68,7 @@ impl From<TakeError> for Refusal {
             TakeError::TimedOut { .. } | TakeError::TooManyWaiters { .. } | TakeError::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            TakeError::TooMany { .. } => StatusCode::BAD_REQUEST,
+            TakeError::TooMany { .. } | TakeError::TooManyInTime { .. } => StatusCode::BAD_REQUEST,
             TakeError::Gone(_) => StatusCode::NOT_FOUND,
             TakeError::Exhausted(_) => StatusCode::INSUFFICIENT_STORAGE,
         };
@@ -81,7 +81,9 @@ impl From<FindError> for Refusal {
         let status = match error {
             FindError::BadName(_) => StatusCode::BAD_REQUEST,
             FindError::Unknown(_) => StatusCode::NOT_FOUND,
-            FindError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            FindError::TooMany(_) | FindError::Draining | FindError::Unavailable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         Self { status, what: error.to_string() }
     }
@@ -89,11 +91,15 @@ impl From<FindError> for Refusal {
 
 /// An answer without ids: `{"code":0,"msg":"...","data":null}`.
 pub fn message(mut status: HttpResponseBuilder, code: i32, what: &str) -> HttpResponse {
-    // The order of the keys is the seed's, so they are written one by one; the text is escaped by serde_json.
-    let what = serde_json::Value::from(what);
-    let mut response = status.body(format!("{{\"code\":{code},\"msg\":{what},\"data\":null}}"));
+    let mut response = status.body(message_body(code, what));
     set_headers(response.headers_mut(), JSON);
     response
+}
+
+/// The order of the keys is the Go server's, so they are written one by one; `serde_json` escapes the text.
+fn message_body(code: i32, what: &str) -> String {
+    let what = serde_json::Value::from(what);
+    format!("{{\"code\":{code},\"msg\":{what},\"data\":null}}")
 }
 
 const JSON: &str = "application/json";
@@ -108,13 +114,13 @@ fn set_headers(headers: &mut HeaderMap, content_type: &'static str) {
 }
 
 impl Wanted {
-    /// What a request without a query wants: one id.
-    pub fn one(accept: Option<&str>) -> Self {
-        let is_text = accept.is_some_and(prefers_text);
-        Self { shape: Shape::Id, is_text, is_strings: false }
+    /// What a request without a query wants: one id. `accept` are its `Accept` headers.
+    pub fn one<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { shape: Shape::Id, is_text: prefers_text(accept.into_iter()), is_strings: false }
     }
 
-    /// Reads the query and the headers. Keys that mean nothing here are passed over, as the seed did.
+    /// Reads the query and the headers. A parameter that means nothing here is refused: its client would take the answer for
+    /// what it asked for. Only `_` is passed over, by which browsers' libraries keep caches from answering.
     pub fn read(query: &str, headers: &HeaderMap, limits: &Limits) -> Result<Self, Refusal> {
         let (mut count, mut is_ranges, mut is_strings) = (None, false, false);
         if !query.is_empty() {
@@ -126,7 +132,8 @@ impl Wanted {
                     "count" => count = Some(value),
                     "ranges" => is_ranges = flag("ranges", &value)?,
                     "strings" => is_strings = flag("strings", &value)?,
-                    _ => {}
+                    "_" => {}
+                    _ => return Err(unknown_parameter(&key)),
                 }
             }
         }
@@ -137,8 +144,25 @@ impl Wanted {
             (Some(count), false) => Shape::Ids(count),
             (count, true) => Shape::Ranges(count.unwrap_or(1)),
         };
-        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        let accept = headers.get_all(header::ACCEPT).filter_map(|accept| accept.to_str().ok());
         Ok(Self { shape, is_strings, ..Self::one(accept) })
+    }
+}
+
+fn unknown_parameter(key: &str) -> Refusal {
+    // The start of it is enough to find it by.
+    let key: String = key.chars().take(32).collect();
+    Refusal::bad_request(format!("the parameter '{key}' is unknown: use count, ranges and strings, in lower case"))
+}
+
+/// Refuses a body that says more than nothing: its client would take the answer for what it asked for.
+pub fn check_body(body: &[u8]) -> Result<(), Refusal> {
+    // What HTTP libraries send where a program gives them nothing to send.
+    match body.trim_ascii() {
+        b"" | b"{}" | b"null" => Ok(()),
+        _ => Err(Refusal::bad_request(
+            "the body is not read: put count, ranges and strings into the query, as in /new?count=3",
+        )),
     }
 }
 
@@ -159,22 +183,51 @@ fn parse_count(typed: &str, most: u64, is_ranges: bool) -> Result<u64, Refusal> 
 }
 
 fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
-    match value {
-        "" | "1" | "true" => Ok(true),
-        "0" | "false" => Ok(false),
-        _ => Err(Refusal::bad_request(format!("{key} takes no value: write &{key}"))),
+    let is = |other: &str| value.eq_ignore_ascii_case(other);
+    match () {
+        () if value.is_empty() || is("1") || is("true") => Ok(true),
+        () if is("0") || is("false") => Ok(false),
+        () => {
+            let value: String = value.chars().take(32).collect();
+            Err(Refusal::bad_request(format!("{key}={value} is not allowed: write &{key}, or true or false")))
+        }
     }
 }
 
-/// Whether `text/plain` is asked for before JSON, by order. Weights are passed over: nobody sends them for this.
-fn prefers_text(accept: &str) -> bool {
-    let types = accept.split(',').map(|one| one.split(';').next().unwrap_or("").trim());
-    let mut known = types.filter_map(|one| {
-        let is = |name: &str| one.eq_ignore_ascii_case(name);
-        let is_text = is("text/plain");
-        (is_text || is("application/json") || is("*/*") || is("text/html")).then_some(is_text)
-    });
-    known.next() == Some(true)
+/// Whether the `Accept` headers prefer text to JSON (RFC 9110, section 12.5.1). Where both are equally welcome, or neither is,
+/// the answer is JSON, as the Go server's is.
+fn prefers_text<'a>(headers: impl Iterator<Item = &'a str>) -> bool {
+    // How specific the range is that counts, and its weight.
+    let (mut json, mut text) = ((0, 0.0), (0, 0.0));
+    for range in headers.flat_map(|header| header.split(',')) {
+        let (name, parameters) = range.split_once(';').unwrap_or((range, ""));
+        let name = name.trim();
+        let quality = quality(parameters);
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        for (best, exact, group) in
+            [(&mut json, "application/json", "application/*"), (&mut text, "text/plain", "text/*")]
+        {
+            let specificity = match () {
+                () if is(exact) => 3,
+                () if is(group) => 2,
+                // Java's URLConnection sends a lone star.
+                () if is("*/*") || is("*") => 1,
+                () => continue,
+            };
+            if specificity > best.0 || specificity == best.0 && quality > best.1 {
+                *best = (specificity, quality);
+            }
+        }
+    }
+    text.1 > json.1
+}
+
+/// The weight `q` among `parameters`; 1 where there is none, or none that is allowed.
+fn quality(parameters: &str) -> f32 {
+    let weights = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+    let mut weights = weights.filter(|(key, _)| key.trim().eq_ignore_ascii_case("q"));
+    let typed = weights.next().and_then(|(_, weight)| weight.trim().parse().ok());
+    typed.filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(1.0)
 }
 
 /// What stands before and behind an id.
@@ -207,6 +260,20 @@ pub fn put_one(answers: &mut Vec<u8>, id: u64, wanted: Wanted, date: &str) {
     for part in parts.into_iter().flatten() {
         answers.extend_from_slice(part.as_bytes());
     }
+}
+
+/// Puts `refusal` behind `answers`, headers and all, as the last answer of its connection.
+pub fn put_last_refusal(answers: &mut Vec<u8>, refusal: &Refusal, date: &str) {
+    let (status, body) = (refusal.status, message_body(-i32::from(refusal.status.as_u16()), &refusal.what));
+    let retry_after = if status == StatusCode::SERVICE_UNAVAILABLE { "retry-after: 1\r\n" } else { "" };
+    let length = body.len();
+    answers.extend_from_slice(
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\ncontent-type: {JSON}\r\n\
+             cache-control: {NO_STORE}\r\n{retry_after}date: {date}\r\n\r\n{body}"
+        )
+        .as_bytes(),
+    );
 }
 
 /// The answer with many ids, or with ranges of them.
@@ -298,7 +365,9 @@ mod tests {
         let plain = Wanted { shape: Shape::Id, is_text: false, is_strings: false };
         for (query, expected) in [
             ("", plain),
-            ("_=1699999999&x", plain),
+            ("_=1699999999", plain),
+            ("strings=False", plain),
+            ("ranges=True", Wanted { shape: Shape::Ranges(1), ..plain }),
             ("strings", Wanted { is_strings: true, ..plain }),
             ("count=1", Wanted { shape: Shape::Ids(1), ..plain }),
             ("count=10000&strings=true", Wanted { shape: Shape::Ids(10_000), is_strings: true, ..plain }),
@@ -325,20 +394,50 @@ mod tests {
         }
         assert!(wanted("count=1000001&ranges").unwrap_err().what.contains("from 1 to 1000000"));
         assert!(wanted("count=1&count=2").unwrap_err().what.contains("twice"));
-        assert!(wanted("count=1&ranges=maybe").unwrap_err().what.contains("takes no value"));
+        assert!(wanted("count=1&ranges=maybe").unwrap_err().what.contains("ranges=maybe is not allowed"));
+        for query in ["n=3", "Count=3", "count=3&x", "limit=5", "COUNT", "ids=3", "count[]=3"] {
+            let refusal = wanted(query).unwrap_err();
+            assert!(refusal.what.contains("is unknown: use count"), "{query} said: {}", refusal.what);
+        }
     }
 
     #[test]
-    fn text_is_answered_where_it_is_asked_for_first() {
+    fn bodies_that_say_something_are_refused() {
+        for body in ["", " \r\n", "{}", "null", " {} "] {
+            assert_eq!(check_body(body.as_bytes()), Ok(()), "{body}");
+        }
+        for body in ["{\"count\":5}", "count=5", "[]", "\0"] {
+            assert_eq!(check_body(body.as_bytes()).unwrap_err().status, StatusCode::BAD_REQUEST, "{body}");
+        }
+    }
+
+    #[test]
+    fn text_is_answered_where_it_is_preferred() {
         for (accept, is_text) in [
-            ("text/plain", true),
-            ("Text/Plain", true),
-            ("text/plain; charset=utf-8, */*;q=0.5", true),
-            ("*/*", false),
-            ("application/json, text/plain, */*", false),
-            ("text/html,application/xhtml+xml,*/*;q=0.8", false),
+            (&[][..], false),
+            (&[""], false),
+            (&["text/plain"], true),
+            (&["Text/Plain"], true),
+            (&["text/*"], true),
+            (&["text/plain; charset=utf-8, */*;q=0.5"], true),
+            (&["text/plain, application/json;q=0.9"], true),
+            (&["application/json;q=0, */*"], true),
+            (&["application/json;q=.5", "text/plain"], true),
+            (&["text/plain", "application/json"], false),
+            (&["*/*"], false),
+            (&["image/png"], false),
+            (&["text/plain;q=0"], false),
+            (&["text/plain;q=0.9, application/json"], false),
+            (&["text/plain; q=0.5, application/*;Q=0.6"], false),
+            (&["text/plain;q=high, */*"], false),
+            (&["text/plain;q=7, */*;q=-1"], false),
+            (&["text/plain, application/json, */*"], false),
+            (&["text/plain, */*"], false),
+            (&["application/json, text/plain, */*"], false),
+            (&["text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"], false),
+            (&["text/html,application/xhtml+xml,*/*;q=0.8"], false),
         ] {
-            assert_eq!(prefers_text(accept), is_text, "{accept}");
+            assert_eq!(prefers_text(accept.iter().copied()), is_text, "{accept:?}");
         }
     }
 

@@ -13,7 +13,9 @@ use actix_web::web::Data;
 use httparse::{Request, Status};
 
 use super::Worker;
-use super::answer::{self, Wanted};
+use super::answer::{self, Refusal, Wanted};
+use super::head::is_offer;
+use super::malformed::Malformed;
 use crate::metrics::Route;
 
 /// What is read at once of a connection; a longer request is actix's.
@@ -22,8 +24,12 @@ const MOST_BYTES: usize = 4096;
 /// As many headers as a client sends that wants no more than an id.
 const MOST_HEADERS: usize = 24;
 
-/// Headers that say more about a request than the lane knows of: all those that actix reads, but `Host` and `Connection`.
-const NOT_HERE: [&str; 4] = ["content-length", "expect", "transfer-encoding", "upgrade"];
+/// Headers that say more about a request than the lane knows of: all those that actix reads, but `Host`, `Connection` and
+/// `Upgrade`, which is an offer.
+const NOT_HERE: [&str; 3] = ["content-length", "expect", "transfer-encoding"];
+
+/// The paths that are answered on a connection that is one too many.
+const PROBES: [&[u8]; 3] = [b"/livez", b"/readyz", b"/metrics"];
 
 /// A worker's lane.
 pub struct Lane {
@@ -66,6 +72,33 @@ impl Lane {
         (answered, false)
     }
 
+    /// Whether the head at the beginning of `bytes` is that of a probe.
+    pub fn is_probe(bytes: &[u8]) -> bool {
+        bytes.split(|byte| *byte == b' ').nth(1).is_some_and(|path| PROBES.contains(&path))
+    }
+
+    /// Puts the answer to a connection that is one too many behind `answers`, as of `date`.
+    pub fn refuse(&self, answers: &mut Vec<u8>, date: &str) {
+        let connections = &self.worker.service.connections;
+        connections.refused();
+        let what = format!(
+            "this node has as many connections as it serves, {} (limits.connections): try again, or ask another node",
+            connections.max()
+        );
+        self.put_refusal(answers, &Refusal { status: StatusCode::SERVICE_UNAVAILABLE, what }, date);
+    }
+
+    /// Puts the answer to what is no request behind `answers`, as of `date`.
+    pub fn refuse_malformed(&self, malformed: Malformed, answers: &mut Vec<u8>, date: &str) {
+        self.worker.service.metrics.malformed(malformed.label());
+        self.put_refusal(answers, &Refusal { status: malformed.status(), what: malformed.message().to_owned() }, date);
+    }
+
+    fn put_refusal(&self, answers: &mut Vec<u8>, refusal: &Refusal, date: &str) {
+        self.worker.counts.count(Route::Other, refusal.status.as_u16());
+        answer::put_last_refusal(answers, refusal, date);
+    }
+
     fn answer(&self, bytes: &[u8], answers: &mut Vec<u8>, date: &str) -> Came {
         let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
         let mut request = Request::new(&mut []);
@@ -95,11 +128,18 @@ impl Lane {
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
             if is("host") {
                 hosts += 1;
-            } else if is("accept") && accept.is_none() {
-                accept = Some(std::str::from_utf8(header.value).ok().filter(|accept| accept.is_ascii())?);
-            } else if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive")
-                || NOT_HERE.into_iter().any(is)
-            {
+            } else if is("accept") {
+                let value = std::str::from_utf8(header.value).ok().filter(|value| value.is_ascii())?;
+                if accept.replace(value).is_some() {
+                    return None;
+                }
+            } else if is("connection") {
+                let is_known =
+                    |option: &[u8]| option.trim_ascii().eq_ignore_ascii_case(b"keep-alive") || is_offer(option);
+                if !header.value.split(|byte| *byte == b',').all(is_known) {
+                    return None;
+                }
+            } else if NOT_HERE.into_iter().any(is) {
                 return None;
             }
         }

@@ -25,7 +25,10 @@ use actix_web::rt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
+use super::connections::Place;
+use super::head::{self, Head};
 use super::lane::Lane;
+use super::malformed::Malformed;
 
 /// The most bytes that actix reads from a connection before it parses them. It keeps about 8 KiB for each request that it
 /// has parsed. Without this limit actix-http 3.20 reads 128 KiB at once, which may be 4,000 requests.
@@ -33,6 +36,9 @@ const MAX_BYTES_AT_ONCE: usize = 16 << 10;
 
 /// How often it is looked for connections that take too long, and how exactly their time is known.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long a turn may take on a connection that is one too many.
+const SURPLUS_TICKS: u64 = 1;
 
 /// One worker's connections. All of this stays in the worker's thread.
 pub struct Watch {
@@ -69,9 +75,10 @@ impl Watch {
         watch
     }
 
-    /// Watches `io` for as long as it lives.
-    pub fn stream<T>(self: &Rc<Self>, io: T, lane: Rc<Lane>) -> Stream<T> {
+    /// Watches `io` for as long as it lives, which is short where it is one connection too many.
+    pub fn stream<T>(self: &Rc<Self>, io: T, lane: Rc<Lane>, place: Place) -> Stream<T> {
         let turn = Rc::new(Turn {
+            is_surplus: place.is_surplus(),
             is_servers: Cell::new(false),
             since: Cell::new(self.now.get()),
             is_overdue: Cell::new(false),
@@ -82,9 +89,13 @@ impl Watch {
             io,
             turn,
             watch: self.clone(),
-            lane: Some(lane),
+            stage: if place.is_surplus() { Stage::Surplus } else { Stage::Lane },
+            lane,
+            _place: place,
+            malformed: Malformed::Other,
             unsent: Vec::new(),
             unread: Vec::new(),
+            given: 0,
             read_at_once: 0,
             is_write_blocked: false,
         }
@@ -96,7 +107,11 @@ impl Watch {
         let mut turns = self.turns.borrow_mut();
         // What only this list holds is closed.
         turns.retain(|turn| Rc::strong_count(turn) > 1);
-        let limit = |turn: &Turn| if turn.is_servers.get() { self.limits.request } else { self.limits.idle };
+        let limit = |turn: &Turn| match (turn.is_surplus, turn.is_servers.get()) {
+            (true, _) => SURPLUS_TICKS,
+            (false, true) => self.limits.request,
+            (false, false) => self.limits.idle,
+        };
         for turn in turns.iter().filter(|turn| self.now.get() - turn.since.get() > limit(turn)) {
             turn.is_overdue.set(true);
             if let Some(task) = turn.task.borrow().as_ref() {
@@ -113,10 +128,36 @@ fn date() -> String {
 
 /// Whose turn it is on a connection.
 struct Turn {
+    is_surplus: bool,
     is_servers: Cell<bool>,
     since: Cell<u64>,
     is_overdue: Cell<bool>,
     task: RefCell<Option<Waker>>,
+}
+
+/// Who reads what a connection sends next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The lane, as long as it has answered all that came. Nothing leads back to it: only actix knows what it still has to
+    /// answer.
+    Lane,
+    /// actix, one head after another.
+    Heads,
+    /// actix; so many bytes of a body come before the next head, at least one.
+    Body(u64),
+    /// actix; where the next head begins is not known.
+    Bytes,
+    /// This stream: it is one connection too many.
+    Surplus,
+    /// Nobody. For actix it is the client's end.
+    End,
+}
+
+impl Stage {
+    /// With so many bytes of a body to come.
+    fn of_body(left: u64) -> Self {
+        if left == 0 { Self::Heads } else { Self::Body(left) }
+    }
 }
 
 /// A connection that ends with [`io::ErrorKind::TimedOut`] once a turn takes too long. What the [`Lane`] can answer never
@@ -125,14 +166,18 @@ pub struct Stream<T> {
     io: T,
     turn: Rc<Turn>,
     watch: Rc<Watch>,
-    /// As long as the lane has answered all that came. Then the connection is actix's for good, for only it knows
-    /// what it still has to answer.
-    lane: Option<Rc<Lane>>,
-    /// What the lane has answered and the kernel has not taken yet: it goes before all else. Nothing is read until it is
+    lane: Rc<Lane>,
+    stage: Stage,
+    _place: Place,
+    /// What came if actix can't read it.
+    malformed: Malformed,
+    /// What was answered here and the kernel has not taken yet: it goes before all else. Nothing is read until it is
     /// sent, so that it is at most the answers to what is read at once, about 32 KiB.
     unsent: Vec<u8>,
-    /// The beginning of a request; once the lane is left, what comes before all that is read.
+    /// What was read, and neither answered by the lane nor read by actix. It ends with a part of a head, or with nothing.
     unread: Vec<u8>,
+    /// How many of the first bytes of `unread` are for actix.
+    given: usize,
     /// The bytes that actix has read since its last pause.
     read_at_once: usize,
     /// Whether the kernel takes no more answers. The connection reads nothing until it does. Otherwise a client that sends
@@ -163,7 +208,7 @@ impl<T> Stream<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
-    /// Sends what the lane has answered.
+    /// Sends what was answered here.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
             let written = ready!(Pin::new(&mut self.io).poll_write(context, &self.unsent))?;
@@ -173,33 +218,118 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
             self.unsent.drain(..written);
             if self.unsent.is_empty() {
                 // Where the next request has begun, its time begins. With one that is not the lane's, the lane was left.
-                self.turn(self.lane.is_none() || !self.unread.is_empty());
+                self.turn(self.stage != Stage::Lane || !self.unread.is_empty());
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads and answers, until something comes that is not `lane`'s to answer. It is in `unread` then, and the lane left.
-    fn poll_lane(&mut self, context: &mut Context<'_>, lane: &Lane) -> Poll<io::Result<()>> {
-        loop {
+    /// Reads more behind `unread`, and lets `sort` put into `unread` what is still to be read of it, and say whether that is all
+    /// for now. What came last, if nothing came, is the end, or as long as a head may be.
+    fn poll_fill<R>(
+        &mut self,
+        context: &mut Context<'_>,
+        sort: impl FnOnce(&mut Self, &[u8], bool) -> R,
+    ) -> Poll<io::Result<R>> {
+        let lane = self.lane.clone();
+        let mut scratch = lane.scratch.borrow_mut();
+        let mut read = ReadBuf::new(&mut scratch[..]);
+        read.put_slice(&self.unread);
+        ready!(Pin::new(&mut self.io).poll_read(context, &mut read))?;
+        let came = read.filled();
+        let is_end = came.len() == self.unread.len();
+        if !self.turn.is_servers.get() && !is_end {
+            self.turn(true);
+        }
+        Poll::Ready(Ok(sort(self, came, is_end)))
+    }
+
+    /// Reads and answers, until something comes that is not the lane's to answer. It is in `unread` then, and the lane left.
+    fn poll_lane(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.stage == Stage::Lane {
             ready!(self.poll_send(context))?;
-            let mut scratch = lane.scratch.borrow_mut();
-            let mut read = ReadBuf::new(&mut scratch[..]);
-            read.put_slice(&self.unread);
-            ready!(Pin::new(&mut self.io).poll_read(context, &mut read))?;
-            let came = read.filled();
-            let is_end = came.len() == self.unread.len();
-            if !self.turn.is_servers.get() && !is_end {
-                self.turn(true);
-            }
-            let (answered, is_left) = lane.answer_all(came, &mut self.unsent, &self.watch.date.borrow());
-            self.unread.clear();
-            self.unread.extend_from_slice(&came[answered..]);
-            if is_left || is_end {
-                self.lane = None;
-                return Poll::Ready(Ok(()));
+            let answer = |this: &mut Self, came: &[u8], is_end: bool| {
+                let (answered, is_left) = this.lane.answer_all(came, &mut this.unsent, &this.watch.date.borrow());
+                this.unread.clear();
+                this.unread.extend_from_slice(&came[answered..]);
+                if is_left || is_end {
+                    this.stage = Stage::Heads;
+                    this.give(is_end);
+                }
+            };
+            ready!(self.poll_fill(context, answer))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads until there is something for actix, or the end.
+    fn poll_heads(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut is_end = false;
+        while self.given == 0 && !is_end {
+            is_end = ready!(self.poll_fill(context, |this, came, is_end| {
+                this.unread.clear();
+                this.unread.extend_from_slice(came);
+                this.give(is_end);
+                is_end
+            }))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives actix what of `unread` is whole.
+    fn give(&mut self, is_end: bool) {
+        while self.given < self.unread.len() {
+            let rest = &mut self.unread[self.given..];
+            match &mut self.stage {
+                Stage::Heads => match head::remove_offers(rest) {
+                    Head::Complete { length, body } => {
+                        self.given += length;
+                        self.stage = body.map_or(Stage::Bytes, Stage::of_body);
+                    }
+                    Head::Partial if !is_end => return,
+                    Head::Partial => self.stage = Stage::Bytes,
+                    Head::Malformed => {
+                        self.malformed = Malformed::of(rest);
+                        self.stage = Stage::Bytes;
+                    }
+                },
+                Stage::Body(left) => {
+                    let part = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    self.given += part;
+                    self.stage = Stage::of_body(*left - part as u64);
+                }
+                _ => self.given = self.unread.len(),
             }
         }
+    }
+
+    /// Answers the one request of a connection that is one too many; a probe is left to actix.
+    fn poll_surplus(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.stage == Stage::Surplus {
+            let sort = |this: &mut Self, came: &[u8], is_end: bool| {
+                this.unread.clear();
+                this.unread.extend_from_slice(came);
+                match head::remove_offers(&mut this.unread) {
+                    Head::Partial if !is_end => {}
+                    Head::Complete { .. } if !Lane::is_probe(&this.unread) => {
+                        this.lane.refuse(&mut this.unsent, &this.watch.date.borrow());
+                        this.unread.clear();
+                        this.stage = Stage::End;
+                    }
+                    Head::Malformed => {
+                        this.stage = Stage::Heads;
+                        this.give(is_end);
+                    }
+                    _ => {
+                        head::add_close(&mut this.unread);
+                        this.stage = Stage::Bytes;
+                        this.give(is_end);
+                    }
+                }
+            };
+            ready!(self.poll_fill(context, sort))?;
+        }
+        self.poll_send(context)
     }
 }
 
@@ -210,8 +340,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(lane) = this.lane.clone() {
-            ready!(this.poll_lane(context, &lane))?;
+        match this.stage {
+            Stage::Lane => ready!(this.poll_lane(context))?,
+            Stage::Surplus => ready!(this.poll_surplus(context))?,
+            _ => {}
         }
         // The pending write wakes this task.
         if this.is_write_blocked {
@@ -222,11 +354,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if !this.unread.is_empty() {
-            let part = this.unread.len().min(buffer.remaining());
+        if this.given == 0 && matches!(this.stage, Stage::Heads | Stage::Body(_)) {
+            let Poll::Ready(read) = this.poll_heads(context) else {
+                this.read_at_once = 0;
+                return Poll::Pending;
+            };
+            read?;
+        }
+        if this.given > 0 {
+            let part = this.given.min(buffer.remaining());
             buffer.put_slice(&this.unread[..part]);
             this.unread.drain(..part);
+            this.given -= part;
             this.read_at_once += part;
+            return Poll::Ready(Ok(()));
+        }
+        if this.stage != Stage::Bytes {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -246,20 +389,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = match self.poll_send(context)? {
-            Poll::Ready(()) => Pin::new(&mut self.io).poll_write(context, bytes)?,
+        let this = &mut *self;
+        let malformed = Malformed::find(bytes, this.malformed);
+        let routers = malformed.map_or(bytes, |(place, _)| &bytes[..place]);
+        if let (Some((_, malformed)), true) = (malformed, routers.is_empty()) {
+            // It is sent by the flush that follows.
+            this.lane.refuse_malformed(malformed, &mut this.unsent, &this.watch.date.borrow());
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let sent = match this.poll_send(context)? {
+            Poll::Ready(()) => Pin::new(&mut this.io).poll_write(context, routers)?,
             Poll::Pending => Poll::Pending,
         };
         let Poll::Ready(written) = sent else {
-            self.is_write_blocked = true;
-            self.check(context)?;
+            this.is_write_blocked = true;
+            this.check(context)?;
             return Poll::Pending;
         };
         // A part of an answer, which is all that a slow reader takes, gives it no more time.
         if written == bytes.len() {
-            self.turn(false);
+            // Where the next request has begun, its time begins.
+            this.turn(!this.unread.is_empty());
             // actix reads before it writes, so it must be polled again to read.
-            if mem::take(&mut self.is_write_blocked) {
+            if mem::take(&mut this.is_write_blocked) {
                 context.waker().wake_by_ref();
             }
         }

@@ -29,13 +29,14 @@ impl Route {
 }
 
 /// The statuses that are answered; the label `status`. Whatever else there may be is counted under the last.
-pub(super) const STATUSES: [(u16, &str); 9] = [
+pub(super) const STATUSES: [(u16, &str); 10] = [
     (200, "200"),
     (204, "204"),
     (400, "400"),
     (404, "404"),
     (405, "405"),
     (413, "413"),
+    (431, "431"),
     (503, "503"),
     (507, "507"),
     (0, "other"),

@@ -317,7 +317,10 @@ fn what_is_no_request_is_refused_and_costs_no_id() {
             let answer = read_to_close(&mut stream);
             println!("{what}: {:?}", answer.lines().next());
             assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
-            assert!(answer.matches("HTTP/1.1").count() <= 1, "{what}: what was smuggled is answered: {answer}");
+            assert!(
+                answer.matches("HTTP/1.1 4").count() <= 1 && !answer.contains("HTTP/1.1 2"),
+                "{what}: what was smuggled is answered: {answer}"
+            );
             assert_eq!(server.next(), before + 1, "{what} cost an id");
         }
     }
@@ -345,43 +348,65 @@ fn assert_no_spinning(server: &Server) {
     assert!(used < took / 2, "{used:?} of the processor in {took:?}");
 }
 
-/// More connections than the server takes: those it has are served, it does not spin, and as they end it takes others.
-fn assert_full(server: &Server, connections: usize) {
+/// More connections than the server serves: the first `limit` are, probes get their answers on others, and each further client is
+/// told so at once. It does not spin, and as connections end it serves others.
+fn assert_full(server: &Server, limit: usize) {
     let port = server.port();
     let mut known = Client::connect(port);
     assert_eq!(known.get("/new").status, 200);
-    let mut held: Vec<TcpStream> = (0..connections).map(|_| connect(port)).collect();
-    for stream in &mut held {
-        stream.write_all(GOOD).unwrap();
+    let mut held: Vec<Client> = (1..limit)
+        .map(|number| {
+            let mut client = Client::connect(port);
+            assert_eq!(client.get("/new").status, 200, "{number}");
+            client
+        })
+        .collect();
+    for path in ["/new", "/new?count=2", "/new/default", "/nothing", "/new"] {
+        let refused = get(port, path);
+        assert_eq!((refused.status, refused.header("connection")), (503, Some("close")), "{refused:?}");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert!(refused.body.contains(&format!("{limit} (limits.connections)")), "{refused:?}");
     }
-    // The last stands in the kernel's queue.
-    let last = held.last_mut().unwrap();
-    last.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    let error = last.read(&mut [0; 1024]).expect_err("it is full");
-    assert!(is_pending(&error), "{error}");
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let answered = get(port, path);
+        assert_eq!((answered.status, answered.header("connection")), (200, Some("close")), "{path}");
+    }
+    let max = f64::from(u32::try_from(limit).unwrap());
+    assert_eq!(server.metric("seqsvr_http_connections_max "), max);
+    // And the one that asks.
+    eventually("the others are closed", || (server.metric("seqsvr_http_connections ") == max + 1.0).then_some(()));
+    assert_eq!(server.metric("seqsvr_http_connections_refused_total "), 5.0);
+    // Those that ask for nothing are closed soon, and where there is no room for them, at once.
+    let mut silent: Vec<TcpStream> = (0..200).map(|_| connect(port)).collect();
+    for stream in &mut silent {
+        read_to_close(stream);
+    }
     assert_eq!(known.get("/new").status, 200);
-    assert_eq!(known.get("/metrics").status, 200);
     assert_no_spinning(server);
-    let mut last = held.pop().unwrap();
-    drop(held);
-    last.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_ne!(last.read(&mut [0; 1024]).expect("it is served at last"), 0);
-    assert_eq!(known.get("/new").status, 200);
+    held.pop();
+    eventually("another one is served", || (get(port, "/new").status == 200).then_some(()));
     assert_unharmed(server, 64 * MIB);
 }
 
 #[test]
 fn as_many_connections_as_are_allowed() {
-    // A worker a processor, and as many connections each.
-    let workers = std::thread::available_parallelism().unwrap().get();
-    let setup = setup(PATIENCE).env("SEQSVR_LIMITS__CONNECTIONS", &(8 * workers).to_string());
-    assert_full(&setup.start(), 8 * workers + 20);
+    let setup = setup(PATIENCE).env("SEQSVR_LIMITS__CONNECTIONS", "20");
+    assert_full(&setup.start(), 20);
 }
 
 #[test]
 fn as_many_connections_as_there_are_file_descriptors() {
-    let setup = setup(PATIENCE).open_files(64);
-    assert_full(&setup.start(), 100);
+    let server = setup(PATIENCE).env("SEQSVR_LIMITS__CONNECTIONS", "1000").open_files(200).start();
+    server.wait_for_log("with a limit of 200 open files this node serves at most 135 connections");
+    assert_full(&server, 135);
+}
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised() {
+    let server = setup(PATIENCE).by(&["prlimit", "--nofile=100:3000"]).start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().filter(|word| *word == "3000").count(), 2, "{files}");
 }
 
 #[test]

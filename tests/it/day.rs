@@ -76,7 +76,7 @@ impl Day {
         let nodes = setups.each_ref().map(Setup::start);
         for (node, setup) in nodes.iter().zip(&setups) {
             node.wait_until_ready();
-            let (code, said) = setup.run(&["healthcheck"]);
+            let (code, said) = setup.run(&["healthcheck", "--ready"]);
             assert_eq!(code, 0, "{said}");
             assert!(setup.folder().join("data/node.json").exists(), "what it remembers is in the volume");
         }

@@ -50,6 +50,11 @@ fn the_way_past_the_router_answers_as_the_router_does() {
         ("HTTP/1.1", "Accept: */*\r\nUser-Agent: curl/8\r\n"),
         ("HTTP/1.1", "Accept: text/plain\r\n"),
         ("HTTP/1.1", "Accept: application/json, text/plain\r\n"),
+        ("HTTP/1.1", "Accept: text/plain, */*\r\n"),
+        ("HTTP/1.1", "Accept: text/plain;q=0.9, application/json\r\n"),
+        ("HTTP/1.1", "Accept: application/json;q=0.1\r\nAccept: text/plain;q=0.2\r\n"),
+        ("HTTP/1.1", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"),
+        ("HTTP/1.1", "Connection: upgrade\r\nUpgrade: websocket\r\n"),
         ("HTTP/1.1", "Connection: close\r\n"),
         ("HTTP/1.1", "Connection: keep-alive\r\n"),
         ("HTTP/1.1", "Connection: keep-alive, close\r\n"),
@@ -74,27 +79,27 @@ fn the_way_past_the_router_answers_as_the_router_does() {
     }
     let counted =
         |route: &str| server.metric(&format!("seqsvr_http_responses_total{{route=\"{route}\",status=\"200\"}}"));
-    assert_eq!((counted("/new"), counted("/new/{sequence}")), (24.0, 24.0));
+    assert_eq!((counted("/new"), counted("/new/{sequence}")), (34.0, 34.0));
 }
 
 #[test]
-fn a_body_is_read_and_means_nothing() {
+fn a_body_that_says_something_is_refused() {
     let server = Setup::embedded().start();
     let mut client = Client::connect(server.port());
-    for expected in [101, 102] {
-        let posted = client.request("POST", "/new", "Content-Length: 0\r\n");
-        assert_eq!(posted.id(), expected, "on one connection");
+    for (body, status, connection, wanted) in [
+        ("", 200, None, "101"),
+        ("{}", 200, None, "102"),
+        ("{\"count\":5}", 400, None, "put count, ranges and strings into the query"),
+        ("count=5", 400, None, "put count, ranges and strings into the query"),
+        (&"x".repeat(100_000), 413, Some("close"), "at most 16384 bytes"),
+    ] {
+        client.send("POST", "/new", &format!("Content-Length: {}\r\n", body.len())).unwrap();
+        client.send_bytes(body.as_bytes()).unwrap();
+        let posted = client.receive(true).unwrap();
+        assert_eq!((posted.status, posted.header("connection")), (status, connection));
+        assert!(posted.body.contains(wanted), "{posted:?}");
     }
-    client.send("POST", "/new", "Content-Length: 5\r\n").unwrap();
-    client.send_bytes(b"a=123").unwrap();
-    let posted = client.receive(true).unwrap();
-    assert_eq!((posted.id(), posted.header("connection")), (103, None));
-    client.send("POST", "/new", "Content-Length: 100000\r\n").unwrap();
-    client.send_bytes(&vec![b'x'; 100_000]).unwrap();
-    let refused = client.receive(true).unwrap();
-    assert_eq!(refused.status, 413);
-    assert!(refused.body.contains("at most 16384 bytes"), "{refused:?}");
-    assert_eq!(server.next(), 104, "no id was spent");
+    assert_eq!(server.next(), 103, "no id was spent");
 }
 
 #[test]
@@ -127,6 +132,9 @@ fn what_is_refused_costs_no_id() {
         ("GET", "/new?count=", 400, "from 1 to 10000"),
         ("GET", "/new?count=1000001&ranges", 400, "from 1 to 1000000"),
         ("GET", "/new?count=1&count=1", 400, "twice"),
+        ("GET", "/new?n=3", 400, "'n' is unknown"),
+        ("GET", "/new?Count=3", 400, "'Count' is unknown"),
+        ("GET", "/new/default?limit=3", 400, "'limit' is unknown"),
         ("GET", "/new/no-such", 404, "no sequence no-such"),
         ("GET", "/new/not%20allowed", 400, "A-Z a-z 0-9"),
         ("GET", "/new/", 404, "/new"),
@@ -149,7 +157,7 @@ fn what_is_refused_costs_no_id() {
     assert_eq!((head.status, head.header("allow")), (405, Some("GET, POST")));
     assert_eq!(client.get("/new").id(), 102, "no id was spent");
     assert_eq!(server.metric("seqsvr_ids_total"), 2.0);
-    assert_eq!(server.metric("seqsvr_http_responses_total{route=\"/new\",status=\"400\"}"), 7.0);
+    assert_eq!(server.metric("seqsvr_http_responses_total{route=\"/new\",status=\"400\"}"), 9.0);
     assert_eq!(server.metric("seqsvr_http_responses_total{route=\"/new\",status=\"405\"}"), 3.0);
 }
 

@@ -10,6 +10,7 @@ mod abuse;
 mod accounts;
 mod alerts;
 mod bad_input;
+mod clients;
 mod crash;
 mod dashboards;
 mod day;

@@ -28,7 +28,7 @@ pub fn service() -> Arc<Service> {
     // Nobody looks names up.
     let (asked, _) = mpsc::channel(1);
     let sequences = Sequences::new(sequence, asked, shared.clone());
-    Arc::new(Service::new(sequences, Limits::default(), shared.metrics.clone()))
+    Arc::new(Service::new(sequences, Limits::default(), 100, shared.metrics.clone()))
 }
 
 /// A connection whose client sends one request whenever it is told to, and throws the answer away.

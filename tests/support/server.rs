@@ -160,12 +160,13 @@ impl Setup {
         server
     }
 
-    /// Asks the server at `port`, as a container does.
-    pub fn run_healthcheck(&self, port: u16) -> (i32, String) {
+    /// Asks the server at `port`, as a container does; by `flags` whether it is ready.
+    pub fn run_healthcheck(&self, port: u16, flags: &[&str]) -> (i32, String) {
         let mut command = self.command();
         let output = command
             .env("SEQSVR_PORT", format!("127.0.0.1:{port}"))
             .arg("healthcheck")
+            .args(flags)
             .output()
             .expect("the binary starts");
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -264,6 +265,12 @@ impl Server {
     /// Waits until `/readyz` answers 200.
     pub fn wait_until_ready(&self) {
         eventually("it is ready", || (self.get("/readyz").status == 200).then_some(()));
+    }
+
+    /// Waits until `/readyz` or the log says `wanted`: why it issues nothing is said there, and not to clients.
+    pub fn says_why(&self, wanted: &str) {
+        let why = || self.get("/readyz").body + &self.log();
+        eventually(&format!("it says '{wanted}'"), || why().contains(wanted).then_some(()));
     }
 
     pub fn wait_for_log(&self, wanted: &str) {
