@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -29,7 +28,9 @@ use crate::store::{self, Purpose, Terms};
 
 mod give_back;
 mod open_files;
+mod signals;
 mod systemd;
+use signals::Signals;
 
 /// How long the start waits for the first lease, so that the first answer is immediate. Then it goes on without.
 const FIRST_LEASE_WAIT: Duration = Duration::from_secs(1);
@@ -131,7 +132,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     let outcome = tokio::select! {
         ended = &mut serving => Err(AppError::Failed(format!("the HTTP server ended by itself: {ended:?}"))),
         error = background.misconfigured() => Err(error),
-        name = signals.next() => {
+        name = signals.drain() => {
             tracing::info!("{name}: draining");
             Ok(())
         }
@@ -160,7 +161,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
             );
             outcome
         }
-        name = signals.next() => {
+        name = signals.cut_off() => {
             let again = format!("{name} again: ended at once, requests in flight are cut off");
             // The reason to end was there before.
             outcome.and(Err(AppError::Failed(again)))
@@ -187,6 +188,17 @@ fn cannot_listen(config: &Config, error: &std::io::Error) -> AppError {
             AppError::Failed(format!("port {port}: {error}. Ports below 1024 need a privilege: set another port"))
         }
         _ => AppError::Misconfigured(format!("port {port}: {error}. It must be an address of this machine")),
+    }
+}
+
+/// Finds out whether the server could use `data_dir`, and leaves nothing behind.
+pub fn try_data_dir(config: &Config) -> Result<(), AppError> {
+    match (Node::try_dir(&config.data_dir), &config.store) {
+        (Err(error @ NodeError::Unusable { .. }), Store::MySql(_)) => {
+            eprintln!("seqsvr: warning: the server would go on without data_dir: {error}");
+            Ok(())
+        }
+        (outcome, _) => outcome.map_err(|error| AppError::Misconfigured(error.to_string())),
     }
 }
 
@@ -278,23 +290,4 @@ impl Background {
 async fn save(node: &Arc<Node>) -> bool {
     let node = node.clone();
     tokio::task::spawn_blocking(move || node.save_or_warn()).await.unwrap_or(false)
-}
-
-/// The signals that end the server.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

@@ -1,5 +1,7 @@
 //! The start, the end, and what is said of both.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -103,10 +105,98 @@ fn idle_connections_do_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
-    let mut server = Setup::embedded().env("SEQSVR_SHUTDOWN__LEAD", "10m").start();
-    server.signal("TERM");
-    server.wait_for_log("draining");
-    server.signal("TERM");
-    assert_eq!(server.wait().code(), Some(1));
+fn a_deliberate_second_interrupt_ends_it_at_once() {
+    for (first, second) in [("TERM", "INT"), ("INT", "INT"), ("QUIT", "QUIT")] {
+        let mut server = Setup::embedded().env("SEQSVR_SHUTDOWN__LEAD", "10m").start();
+        server.signal(first);
+        server.wait_for_log("draining");
+        // What a supervisor repeats, and what is not to end it.
+        for signal in ["TERM", "TERM", "HUP", "USR1"] {
+            server.signal(signal);
+        }
+        server.wait_for_log("SIGUSR1 is ignored: draining already");
+        assert!(server.ended().is_none(), "{}", server.log());
+        eventually("it ends", || {
+            std::thread::sleep(Duration::from_millis(300));
+            server.signal(second);
+            server.ended()
+        });
+        assert_eq!(server.wait().code(), Some(1));
+        assert!(server.log().contains(&format!("SIG{second} again: ended at once")), "{}", server.log());
+    }
+}
+
+/// A key that is pressed once may come twice: to the whole group, and passed on by its leader.
+#[test]
+fn an_interrupt_that_comes_twice_at_once_is_one() {
+    let mut server = Setup::embedded().env("SEQSVR_SHUTDOWN__LEAD", "500ms").start();
+    server.signal("INT");
+    server.signal("INT");
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn it_drains_on_whatever_is_meant_to_end_it() {
+    for signal in ["TERM", "INT", "QUIT", "RTMIN+3"] {
+        let mut server = Setup::embedded().start();
+        assert_eq!(server.next(), 101);
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "{signal}");
+        assert!(server.log().contains("given_back=99"), "{signal}: {}", server.log());
+    }
+}
+
+#[test]
+fn what_is_not_meant_to_end_it_does_not() {
+    let mut server = Setup::embedded().start();
+    for signal in ["HUP", "USR1", "USR2", "ALRM", "PIPE", "WINCH", "CONT", "URG"] {
+        server.signal(signal);
+        if !["PIPE", "WINCH", "CONT", "URG"].contains(&signal) {
+            server.wait_for_log(&format!("SIG{signal} is ignored"));
+        }
+        assert_eq!(server.get("/livez").status, 200, "{signal}");
+    }
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+/// `script` gives it a terminal, and closes it.
+#[test]
+fn the_end_of_its_terminal_drains_it() {
+    let setup = Setup::embedded();
+    let folder = setup.folder().to_owned();
+    let command = format!("sh -c 'echo $$ > pid; exec {} --embedded'", env!("CARGO_BIN_EXE_seqsvr"));
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--command", &command, "/dev/null"])
+        .current_dir(&folder)
+        .env("SEQSVR_PORT", "127.0.0.1:0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("script (of bsdutils) runs");
+    let memory = folder.join("data/node.json");
+    let has_leased = |text: &String| text.contains("\"default\"");
+    eventually("it has leased", || std::fs::read_to_string(&memory).ok().filter(has_leased));
+    let pid = std::fs::read_to_string(folder.join("pid")).unwrap();
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    let running = format!("/proc/{}/exe", pid.trim());
+    eventually("it ends", || std::fs::read_link(&running).is_err().then_some(()));
+    // A process that is killed leaves a gap.
+    assert_eq!(setup.start().next(), 101);
+}
+
+/// Whoever reads the log may go away, as `head -1` does.
+#[test]
+fn a_log_that_nobody_reads_ends_nothing() {
+    let setup = Setup::embedded();
+    let mut server = setup.command().stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let listening = log.find_map(|line| Some(line.unwrap().split_once("http://127.0.0.1:")?.1.to_owned())).unwrap();
+    let port = listening.split(':').next().unwrap().parse().unwrap();
+    drop(log);
+    let send = |signal: &str| Command::new("kill").args(["-s", signal, &server.id().to_string()]).status().unwrap();
+    assert!(send("USR1").success());
+    assert_eq!(get(port, "/new").status, 200);
+    assert!(send("TERM").success());
+    assert_eq!(server.wait().unwrap().code(), Some(0));
 }
