@@ -1,17 +1,15 @@
 //! The configuration: the file, the environment over it, and the checked settings that come of both.
 //!
-//! The seed's `config.yml` works as it is. What is allowed and what it does is said in the shipped `config.yml`; the
+//! The Go server's `config.yml` works as it is. What is allowed and what it does is said in the shipped `config.yml`; the
 //! bounds are in the types of the fields here.
 //!
-//! What always holds: the store is never inferred. Exactly one of a `mysql:` section and `store: embedded` must be
-//! there, for a production node that lost its section would else count from the start again.
+//! What always holds: the store is never inferred. The file or the variables must choose it, for a production node that lost
+//! its `mysql:` section would otherwise count from the start again.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use thiserror::Error;
 
 use crate::name::SequenceName;
@@ -19,13 +17,24 @@ use crate::segment::MAX_END;
 
 mod environment;
 mod mysql;
+mod origins;
+mod settings;
+mod typed;
 mod values;
-use environment::{apply, overrides};
-pub use mysql::{MySql, SslMode};
-pub use values::{DatabaseHost, DatabaseHosts, Flag, Fraction, Listen, Number, Secret, Span};
+use environment::Variables;
+pub use mysql::MySql;
+pub use origins::Origins;
+use typed::{Declared, Typed};
+use values::StoreName;
+pub use values::{
+    DatabaseHost, DatabaseHosts, Flag, Fraction, Id, Listen, LogFormat, LogLevel, Number, Secret, Span, SslMode,
+};
 
-/// The file that is read where none is named.
-pub const DEFAULT_FILE: &str = "config.yml";
+/// The files that are looked for if none is named; the first one that is there is read.
+pub const DEFAULT_FILES: [&str; 2] = ["config.yml", "/etc/seqsvr/config.yml"];
+
+/// The variable that names the file, where `--config` does not.
+pub const FILE_VARIABLE: &str = "SEQSVR_CONFIG";
 
 /// The prefix of the environment variables that override the file: `SEQSVR_MYSQL__PASSWORD` is `mysql.password`.
 pub const ENVIRONMENT_PREFIX: &str = "SEQSVR_";
@@ -127,25 +136,12 @@ pub fn check_description(description: &str) -> Result<(), String> {
     }
 }
 
-/// An id, from 1 to [`LARGEST_MAX_ID`].
-pub type Id = Number<1, LARGEST_MAX_ID>;
-
-/// One of `sequences:`, as it was typed.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Declared {
-    step: Option<Step>,
-    first_id: Option<Id>,
-    max_id: Option<Id>,
-    description: String,
-}
-
 impl Declared {
     fn sequence(self, name: SequenceName, default_step: Step) -> Result<NewSequence, String> {
         let mut new = NewSequence::new(name, self.step.unwrap_or(default_step));
         new.first_id = self.first_id.map_or(new.first_id, Id::get);
         new.max_id = self.max_id.map_or(new.max_id, Id::get);
-        new.description = self.description;
+        new.description = self.description.unwrap_or_default();
         new.check().map_err(|what| format!("sequences.{}: {what}", new.name))?;
         Ok(new)
     }
@@ -157,12 +153,11 @@ pub enum Store {
     /// A SQLite file in `data_dir`.
     Embedded,
     /// A MySQL or MariaDB server.
-    MySql(MySql),
+    MySql(Box<MySql>),
 }
 
 /// The `refill:` section.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
 pub struct Refill {
     /// How much of the current segment is used when the next block is asked for.
     pub threshold: Fraction,
@@ -179,8 +174,7 @@ impl Default for Refill {
 }
 
 /// The `limits:` section.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// How long a request waits for ids when none are in memory.
     pub wait: Span<0, 60_000>,
@@ -192,9 +186,10 @@ pub struct Limits {
     pub range: Number<1, 1_000_000_000>,
     /// The most connections at once.
     pub connections: Number<1, 1_000_000>,
-    /// How long a connection stays open without a request, and how long a request may take, from its first byte to its
-    /// answer's last. Where twice `wait` is longer, that is what a request may take.
+    /// How long a connection stays open without a request.
     pub keep_alive: Span<1_000, 3_600_000>,
+    /// How long a request may take, from its first byte to its answer's last. If twice `wait` is longer, it may take that.
+    pub request: Span<1_000, 3_600_000>,
 }
 
 impl Default for Limits {
@@ -206,13 +201,13 @@ impl Default for Limits {
             range: Number::of(1_000_000),
             connections: Number::of(25_000),
             keep_alive: Span::of_millis(75_000),
+            request: Span::of_millis(75_000),
         }
     }
 }
 
 /// The `shutdown:` section.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug)]
 pub struct Shutdown {
     /// How long it goes on serving while `/readyz` already says 503, for load balancers to notice.
     pub lead: Span<0, 600_000>,
@@ -227,8 +222,7 @@ impl Default for Shutdown {
 }
 
 /// The `log:` section.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Log {
     /// What is left out.
     pub level: LogLevel,
@@ -236,57 +230,11 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// The least severe level that is logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
-
-/// How a line looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// An object a line.
-    Json,
-}
-
-/// What was typed: every key may be missing.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Typed {
-    port: Option<Listen>,
-    step: Option<Step>,
-    store: Option<TypedStore>,
-    data_dir: Option<PathBuf>,
-    #[serde(deserialize_with = "mysql::section")]
-    mysql: Option<MySql>,
-    refill: Option<Refill>,
-    sequences: Option<BTreeMap<SequenceName, Option<Declared>>>,
-    limits: Option<Limits>,
-    shutdown: Option<Shutdown>,
-    log: Option<Log>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum TypedStore {
-    Embedded,
-}
-
 /// Where the settings come from.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// `--config`; where `None`, [`DEFAULT_FILE`] is read, or no file with `embedded`.
+    /// `--config`. If it is `None`, the file that [`FILE_VARIABLE`] names is read, or the first one of [`DEFAULT_FILES`], or none
+    /// with `embedded`.
     pub file: Option<PathBuf>,
     /// `--embedded`.
     pub embedded: bool,
@@ -305,89 +253,136 @@ impl Config {
     }
 
     /// Reads and checks the settings.
-    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+    pub fn load(sources: &Sources) -> Result<(Self, Origins), ConfigError> {
         Self::load_with(sources, &|file| std::fs::read_to_string(file))
     }
 
     /// As [`load`](Self::load), with the text of each file from `read`.
-    pub fn load_with(sources: &Sources, read: &ReadFile<'_>) -> Result<Self, ConfigError> {
-        let (place, text) = match (&sources.file, sources.embedded) {
-            (None, true) => ("--embedded".to_owned(), String::new()),
-            (None, false) => settings_file(Path::new(DEFAULT_FILE), read)?,
-            (Some(file), _) => settings_file(file, read)?,
-        };
-        let typed: Option<Typed> = serde_yaml::from_str(&text).map_err(|error| ConfigError::new(&place, error))?;
-        let overrides = overrides(&sources.environment, read)?;
-        let typed = if overrides.is_empty() {
-            typed.unwrap_or_default()
+    pub fn load_with(sources: &Sources, read: &ReadFile<'_>) -> Result<(Self, Origins), ConfigError> {
+        let variables = Variables::read(&sources.environment)?;
+        let (place, text) = find_file(sources, &variables, read)?;
+        let mut file = Typed::read(&place, &text)?;
+        let origins = Origins::new(&place, &text, &variables);
+        let is_mysql = chosen_store(&place, &file, &variables, sources.embedded)? == StoreName::Mysql;
+        if let (Some(under), Some(over)) = (&mut file.mysql, &variables.typed.mysql) {
+            under.give_way(over);
+        }
+        let typed = variables.typed.over(file);
+        let store = if is_mysql {
+            let mysql = MySql::new(typed.mysql.unwrap_or_default(), read);
+            Store::MySql(Box::new(mysql.map_err(|(key, what)| origins.error(key, what))?))
         } else {
-            // The file alone was checked above, with its line numbers: what fails now is the variable's.
-            let file = serde_yaml::from_str(&text).map_err(|error| ConfigError::new(&place, error))?;
-            apply(file, &overrides)?
-        };
-        let store = match (typed.mysql, typed.store.is_some() || sources.embedded) {
-            (Some(_), true) => {
-                return Err(ConfigError::new(
-                    place,
-                    "two stores are chosen, a 'mysql:' section and the embedded one ('store: embedded' or --embedded). \
-                     Keep the one that has your sequences and remove the other",
-                ));
-            }
-            (None, false) => {
-                return Err(ConfigError::new(
-                    place,
-                    "no store is chosen, and it is never guessed. Add a 'mysql:' section (user, password, host, \
-                     database) to lease from MySQL, or the line 'store: embedded' to keep the counter in data_dir",
-                ));
-            }
-            (Some(mysql), false) => {
-                mysql.check(read).map_err(|what| ConfigError::new(&place, what))?;
-                Store::MySql(mysql)
-            }
-            (None, true) => Store::Embedded,
+            Store::Embedded
         };
         let data_dir = typed.data_dir.unwrap_or_else(|| "data".into());
         if data_dir.as_os_str().is_empty() {
-            return Err(ConfigError::new(place, "data_dir: it is empty. Name a folder, or leave the key out"));
+            return Err(origins.error("data_dir", "it is empty. Name a folder, or leave the key out"));
         }
         let step = typed.step.unwrap_or(Step::of(100));
         let declared = typed.sequences.unwrap_or_default();
         if declared.len() > MOST_DECLARED {
             let what = format!(
-                "sequences: {} are more than the {MOST_DECLARED} that a configuration may declare. Make the others by \
-                 `seqsvr sequence create`",
+                "{} are more than the {MOST_DECLARED} that a configuration may declare. Make the others by `seqsvr sequence create`",
                 declared.len()
             );
-            return Err(ConfigError::new(place, what));
+            return Err(origins.error("sequences", what));
         }
         let sequences = declared
             .into_iter()
             .map(|(name, declared)| declared.unwrap_or_default().sequence(name, step))
             .collect::<Result<_, _>>()
             .map_err(|what| ConfigError::new(&place, what))?;
-        Ok(Self {
+        let (refill, limits) = (typed.refill.unwrap_or_default(), typed.limits.unwrap_or_default());
+        let (shutdown, log) = (typed.shutdown.unwrap_or_default(), typed.log.unwrap_or_default());
+        let config = Self {
             port: typed.port.unwrap_or(Listen::all(8000)),
             step,
             store,
             data_dir,
-            refill: typed.refill.unwrap_or_default(),
+            refill: refill.finish(),
             sequences,
-            limits: typed.limits.unwrap_or_default(),
-            shutdown: typed.shutdown.unwrap_or_default(),
-            log: typed.log.unwrap_or_default(),
-        })
+            limits: limits.finish(),
+            shutdown: shutdown.finish(),
+            log: Log { level: log.level.unwrap_or_default(), format: log.format.unwrap_or_default() },
+        };
+        Ok((config, origins))
     }
 }
 
-fn settings_file(file: &Path, read: &ReadFile<'_>) -> Result<(String, String), ConfigError> {
+/// The file's place for people, and its text; that of the environment, and nothing, where there is no file and none is needed.
+fn find_file(sources: &Sources, variables: &Variables, read: &ReadFile<'_>) -> Result<(String, String), ConfigError> {
+    if let Some(file) = sources.file.as_deref().or(variables.file.as_deref()) {
+        return read_file(file, read)?.ok_or_else(|| {
+            let of_variable =
+                if sources.file.is_none() { format!(" ({FILE_VARIABLE} names it)") } else { String::new() };
+            let what = format!(
+                "there is no such file{of_variable}. Name another with --config FILE, or try the server with --embedded"
+            );
+            ConfigError::new(file.display().to_string(), what)
+        });
+    }
+    if sources.embedded {
+        return Ok(("--embedded".to_owned(), String::new()));
+    }
+    for file in DEFAULT_FILES {
+        if let Some(found) = read_file(Path::new(file), read)? {
+            return Ok(found);
+        }
+    }
+    if variables.chosen()?.is_some() {
+        return Ok(("the environment".to_owned(), String::new()));
+    }
+    let what = format!(
+        "there is no such file, and no {}. Name one with --config FILE or {FILE_VARIABLE}, choose the store by variables \
+         (SEQSVR_STORE=embedded; or SEQSVR_MYSQL__HOST, SEQSVR_MYSQL__USER and SEQSVR_MYSQL__DATABASE), or try the server with --embedded",
+        DEFAULT_FILES[1]
+    );
+    Err(ConfigError::new(DEFAULT_FILES[0], what))
+}
+
+/// The place and the text of `file`; `None` if there is none.
+fn read_file(file: &Path, read: &ReadFile<'_>) -> Result<Option<(String, String)>, ConfigError> {
     let place = file.display().to_string();
     match read(file) {
-        Ok(text) => Ok((place, text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ConfigError::new(
-            place,
-            "there is no such file. Name another with --config FILE, or try the server with --embedded",
-        )),
+        Ok(text) => Ok(Some((place, text))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ConfigError::new(place, format!("it can't be read: {error}"))),
+    }
+}
+
+/// The store that the file or, over it, the variables choose.
+fn chosen_store(place: &str, file: &Typed, variables: &Variables, is_embedded: bool) -> Result<StoreName, ConfigError> {
+    let of_variables = variables.chosen()?;
+    let of_file = file.chosen();
+    let two = |place: &str| {
+        ConfigError::new(
+            place,
+            "two stores are chosen, MySQL and the embedded one ('store: embedded' or --embedded). Keep the one that has your \
+             sequences and remove the other",
+        )
+    };
+    if of_file == Err(()) && of_variables.is_none() {
+        return Err(two(place));
+    }
+    let chosen = of_variables.map(|(store, _)| store).or(of_file.ok().flatten());
+    match (chosen, is_embedded) {
+        (Some(StoreName::Mysql), true) => Err(two(of_variables.map_or(place, |(_, variable)| variable))),
+        (Some(StoreName::Mysql), false) => Ok(StoreName::Mysql),
+        (Some(StoreName::Embedded), _) | (None, true) => match variables.of_mysql() {
+            // They change what is not used.
+            Some(variable) => Err(ConfigError::new(
+                variable,
+                "the embedded store is chosen. To lease from MySQL set SEQSVR_MYSQL__HOST, SEQSVR_MYSQL__USER and \
+                 SEQSVR_MYSQL__DATABASE, or SEQSVR_STORE=mysql; otherwise remove this variable",
+            )),
+            None => Ok(StoreName::Embedded),
+        },
+        (None, false) => Err(ConfigError::new(
+            variables.of_mysql().unwrap_or(place),
+            "no store is chosen, and it is never guessed. Add a 'mysql:' section (user, password, host, database) to lease from \
+             MySQL, or the line 'store: embedded' to keep the counter in data_dir. As variables: SEQSVR_MYSQL__HOST, \
+             SEQSVR_MYSQL__USER and SEQSVR_MYSQL__DATABASE, or SEQSVR_STORE=embedded",
+        )),
     }
 }
 

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,10 +35,15 @@ type Marks = BTreeMap<SequenceName, u64>;
 #[derive(Debug, Error)]
 pub enum NodeError {
     /// It can't be made, read or written.
-    #[error("data_dir {}: {why}. Make it writable for this user, or name another folder as data_dir", dir.display())]
+    #[error(
+        "data_dir {}: {}: {why}{}. Make it writable for this user, or name another folder as data_dir",
+        dir.display(), file.display(), owners(file, why)
+    )]
     Unusable {
         /// The folder.
         dir: PathBuf,
+        /// The file in it, or the folder itself.
+        file: PathBuf,
         /// The system's reason.
         why: io::Error,
     },
@@ -50,6 +56,32 @@ pub enum NodeError {
         /// The parser's reason.
         why: serde_json::Error,
     },
+}
+
+/// Whose `file` is, and who wants it: after a command that root ran, this is what is wrong. The nearest folder above it counts if
+/// it can't be looked at.
+pub(crate) fn owners(file: &Path, why: &io::Error) -> String {
+    if why.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let owner = file.ancestors().find_map(|file| Some((file, fs::metadata(file).ok()?)));
+    let user = rustix::process::geteuid().as_raw();
+    owner.map_or_else(String::new, |(file, metadata)| {
+        format!(" ({} belongs to user {}, and this process is user {user})", file.display(), metadata.uid())
+    })
+}
+
+/// Gives `file`, which root has made in `dir`, to the owner of `dir`: a command that root runs must not lock the service out.
+pub(crate) fn give_to_owner(dir: &Path, file: &Path) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    if let (Ok(dir), Ok(made)) = (fs::metadata(dir), fs::metadata(file))
+        && (dir.uid(), dir.gid()) != (made.uid(), made.gid())
+    {
+        // Where the file system can't, the service says so at its start.
+        let _ = std::os::unix::fs::chown(file, Some(dir.uid()), Some(dir.gid()));
+    }
 }
 
 /// The node leased from another store before.
@@ -113,9 +145,12 @@ impl Node {
     /// Opens `dir`, which is made where it is missing. Where another process holds it, the node gets an identity of
     /// its own and [`is_remembered`](Self::is_remembered) says `false`.
     pub fn open(dir: &Path) -> Result<Self, NodeError> {
-        let unusable = |why| NodeError::Unusable { dir: dir.to_owned(), why };
-        fs::create_dir_all(dir).map_err(unusable)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(unusable)?;
+        let unusable = |file: &Path, why| NodeError::Unusable { dir: dir.to_owned(), file: file.to_owned(), why };
+        fs::create_dir_all(dir).map_err(|why| unusable(dir, why))?;
+        let file = dir.join(LOCK);
+        let unusable = |why| unusable(&file, why);
+        let lock = File::options().create(true).truncate(false).write(true).open(&file).map_err(unusable)?;
+        give_to_owner(dir, &file);
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(Self::forgetful()),
@@ -124,8 +159,24 @@ impl Node {
         let remembered = load(dir)?.unwrap_or_else(Remembered::new);
         let home = Home { dir: dir.to_owned(), _lock: lock, writing: Mutex::new(()) };
         let node = Self { home: Some(home), ..Self::homeless(remembered) };
-        node.save().map_err(unusable)?;
+        let file = dir.join(FILE);
+        node.save().map_err(|why| NodeError::Unusable { dir: dir.to_owned(), file, why })?;
         Ok(node)
+    }
+
+    /// Finds out whether `dir` could be opened, and leaves nothing behind: no folder and no file.
+    pub fn try_dir(dir: &Path) -> Result<(), NodeError> {
+        load(dir)?;
+        let here = Path::new(".");
+        let existing = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(here);
+        let probe = existing.join(format!(".seqsvr-check-{}", std::process::id()));
+        let unusable = |file: &Path, why| NodeError::Unusable { dir: dir.to_owned(), file: file.to_owned(), why };
+        File::create_new(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|why| unusable(existing, why))?;
+        let lock = dir.join(LOCK);
+        if lock.exists() {
+            File::options().write(true).open(&lock).map_err(|why| unusable(&lock, why))?;
+        }
+        Ok(())
     }
 
     /// What the node of `dir` remembers, for who only looks: a server may hold it. `None` where there is no node yet.
@@ -356,7 +407,7 @@ fn load(dir: &Path) -> Result<Option<Remembered>, NodeError> {
     match fs::read(&file) {
         Ok(text) => Remembered::from_json(&text).map(Some).map_err(|why| NodeError::Broken { file, why }),
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(why) => Err(NodeError::Unusable { dir: dir.to_owned(), why }),
+        Err(why) => Err(NodeError::Unusable { dir: dir.to_owned(), file, why }),
     }
 }
 
@@ -365,6 +416,7 @@ fn write(dir: &Path, remembered: &Remembered) -> io::Result<()> {
     let mut file = File::create(&new)?;
     file.write_all(&remembered.to_json()?)?;
     file.sync_all()?;
+    give_to_owner(dir, &new);
     fs::rename(&new, dir.join(FILE))?;
     File::open(dir)?.sync_all()
 }

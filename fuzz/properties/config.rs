@@ -47,7 +47,7 @@ fn load(text: &str, embedded: bool, environment: Vec<(String, String)>) -> Resul
         Some("/own.key") => Ok("-----BEGIN PRIVATE KEY-----".to_owned()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
-    Config::load_with(&sources, &read).map_err(|error| error.to_string())
+    Config::load_with(&sources, &read).map(|(config, _)| config).map_err(|error| error.to_string())
 }
 
 /// Whether `secret` stands for the password, or for a whole DSN with one, and nowhere else; `false` where that can't be
@@ -105,6 +105,7 @@ fn check_bounds(config: &Config) {
         ("limits.range", limits.range.get(), 1..=1_000_000_000),
         ("limits.connections", limits.connections.get(), 1..=1_000_000),
         ("limits.keep_alive", millis(limits.keep_alive.get()), 1_000..=3_600_000),
+        ("limits.request", millis(limits.request.get()), 1_000..=3_600_000),
         ("shutdown.lead", millis(shutdown.lead.get()), 0..=600_000),
         ("shutdown.grace", millis(shutdown.grace.get()), 0..=600_000),
     ] {
@@ -118,7 +119,8 @@ fn check_bounds(config: &Config) {
         assert!(1 <= new.first_id && new.first_id <= new.max_id && new.max_id <= LARGEST_MAX_ID, "{new:?}");
         assert!(new.description.len() <= MOST_DESCRIPTION_BYTES);
     }
-    if let Store::MySql(MySql { user, host, database, ssl_mode, ssl_ca, ssl_cert, ssl_key, .. }) = &config.store {
+    if let Store::MySql(mysql) = &config.store {
+        let MySql { user, host, database, ssl_mode, ssl_ca, ssl_cert, ssl_key, .. } = &**mysql;
         assert!(!user.is_empty() && !database.is_empty());
         assert!(ssl_ca.is_none() || *ssl_mode == SslMode::VerifyIdentity);
         assert!(ssl_cert.is_some() == ssl_key.is_some() && (ssl_key.is_none() || *ssl_mode != SslMode::Disabled));
@@ -154,6 +156,7 @@ fn rendered(config: &Config) -> String {
             "range": limits.range.get(),
             "connections": limits.connections.get(),
             "keep_alive": shown(&limits.keep_alive),
+            "request": shown(&limits.request),
         },
         "shutdown": {"lead": shown(&shutdown.lead), "grace": shown(&shutdown.grace)},
         "log": {"level": shown(&log.level).to_lowercase(), "format": shown(&log.format).to_lowercase()},
@@ -164,6 +167,7 @@ fn rendered(config: &Config) -> String {
             let MySql {
                 user,
                 password,
+                password_file,
                 host,
                 database,
                 ssl_mode,
@@ -172,7 +176,7 @@ fn rendered(config: &Config) -> String {
                 ssl_key,
                 failover_skip,
                 require_durable,
-            } = mysql;
+            } = &**mysql;
             let ssl_mode = match ssl_mode {
                 SslMode::Disabled => "disabled",
                 SslMode::Required => "required",
@@ -180,9 +184,13 @@ fn rendered(config: &Config) -> String {
             };
             let host: Vec<String> = host.all().iter().map(ToString::to_string).collect();
             file["mysql"] = json!({
-                "user": user, "password": password.expose(), "host": host, "database": database, "ssl_mode": ssl_mode,
+                "user": user, "host": host, "database": database, "ssl_mode": ssl_mode,
                 "ssl_ca": ssl_ca, "ssl_cert": ssl_cert, "ssl_key": ssl_key, "failover_skip": failover_skip.get(), "require_durable": require_durable.0,
             });
+            match password_file {
+                Some(secret) => file["mysql"]["password_file"] = json!(secret),
+                None => file["mysql"]["password"] = json!(password.expose()),
+            }
         }
     }
     // YAML takes fewer characters as they are.

@@ -83,7 +83,7 @@ impl Client {
         let text =
             format!("step: {STEP}\n{declared}\nmysql: {{user: root, host: '127.0.0.1:{port}', database: sequence}}\n");
         let sources = Sources { file: Some("config.yml".into()), ..Sources::default() };
-        let config = Config::load_with(&sources, &|_| Ok(text.clone())).expect("it is valid");
+        let (config, _) = Config::load_with(&sources, &|_| Ok(text.clone())).expect("it is valid");
         let node = Arc::new(Node::forgetful());
         let store = store::select(&config, Purpose::Serve, node.clone());
         let terms = Terms::unknown(Step::of(STEP));

@@ -1,92 +1,101 @@
-//! The environment over the file: `SEQSVR_MYSQL__PASSWORD` is `mysql.password`.
+//! Environment variables: `SEQSVR_MYSQL__PASSWORD` is `mysql.password`.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde_yaml::Value;
 
-use super::{ConfigError, ENVIRONMENT_PREFIX, ReadFile, Typed};
+use super::typed::Typed;
+use super::values::StoreName;
+use super::{ConfigError, ENVIRONMENT_PREFIX, FILE_VARIABLE};
 
-/// A value of the environment: the variable, the path of its key, the text.
-pub(super) struct Override {
-    variable: String,
-    keys: Vec<String>,
-    text: String,
+/// The variables that set something.
+pub(super) struct Variables {
+    /// What they set.
+    pub(super) typed: Typed,
+    /// The file that [`FILE_VARIABLE`] names.
+    pub(super) file: Option<PathBuf>,
+    /// Each one's key (`mysql.host`) and name, in the order of the names.
+    pub(super) names: Vec<(String, String)>,
 }
 
-/// The only key whose value may also be in a file that `<VARIABLE>_FILE` names.
-const SECRET_VARIABLE: &str = "SEQSVR_MYSQL__PASSWORD";
+/// The keys of `mysql:` without which there is no server to lease from.
+const OF_A_SERVER: [&str; 3] = ["mysql.host", "mysql.user", "mysql.database"];
 
-pub(super) fn overrides(environment: &[(String, String)], read: &ReadFile<'_>) -> Result<Vec<Override>, ConfigError> {
-    let secret_file = format!("{SECRET_VARIABLE}_FILE");
-    let mut found = Vec::new();
-    for (variable, text) in environment {
-        if is_service_link(variable, text) {
-            continue;
-        }
-        let (variable, text) = if *variable == secret_file {
-            if environment.iter().any(|(other, _)| other == SECRET_VARIABLE) {
-                return Err(ConfigError::new(secret_file, format!("{SECRET_VARIABLE} is set too: keep one of them")));
+impl Variables {
+    /// Reads those of ours in `environment`.
+    pub(super) fn read(environment: &[(String, String)]) -> Result<Self, ConfigError> {
+        let mut ours: Vec<&(String, String)> = environment
+            .iter()
+            .filter(|(variable, text)| variable.starts_with(ENVIRONMENT_PREFIX) && !is_injected(variable, text))
+            .collect();
+        // The order of the environment is not defined; errors should not depend on it.
+        ours.sort_unstable();
+        let mut variables = Self { typed: Typed::default(), file: None, names: Vec::new() };
+        for (variable, text) in ours {
+            if variable == FILE_VARIABLE {
+                variables.file = Some(text.into());
+                continue;
             }
-            // Not shown: whoever put the password itself here should not find it in the log.
-            let text = read(Path::new(text)).map_err(|error| {
-                ConfigError::new(&secret_file, format!("the file that it names can't be read: {error}"))
-            })?;
-            (SECRET_VARIABLE, text.trim_end_matches(['\r', '\n']).to_owned())
-        } else {
-            (variable.as_str(), text.clone())
-        };
-        let Some(path) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
-        let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-        if keys.len() > 1 && keys[0] == "sequences" {
-            let what = "sequences can't be declared by variables, for upper and lower case differ in their names: write them \
-                        into the file";
+            let keys: Vec<String> = variable[ENVIRONMENT_PREFIX.len()..].split("__").map(str::to_lowercase).collect();
+            if keys.len() > 1 && keys[0] == "sequences" {
+                let what = "sequences can't be declared by variables, for upper and lower case differ in their names: write them \
+                            into the file";
+                return Err(ConfigError::new(variable, what));
+            }
+            let tree = keys.iter().rev().fold(Value::String(text.clone()), |value, key| {
+                Value::Mapping([(Value::String(key.clone()), value)].into_iter().collect())
+            });
+            let typed: Typed = serde_yaml::from_value(tree).map_err(|error| ConfigError::new(variable, error))?;
+            variables.typed = typed.over(variables.typed);
+            variables.names.push((keys.join("."), variable.clone()));
+        }
+        Ok(variables)
+    }
+
+    fn name_of(&self, wanted: impl Fn(&str) -> bool) -> Option<&str> {
+        self.names.iter().find(|(key, _)| wanted(key)).map(|(_, variable)| variable.as_str())
+    }
+
+    /// The store that they choose, and the variable that does: `SEQSVR_STORE`, or all that a server takes.
+    pub(super) fn chosen(&self) -> Result<Option<(StoreName, &str)>, ConfigError> {
+        let of_store = self.typed.store.zip(self.name_of(|key| key == "store"));
+        if let (Some((StoreName::Embedded, _)), Some(variable)) = (of_store, self.of_mysql()) {
+            let what = "two stores are chosen: SEQSVR_STORE says embedded. Remove one of the two variables";
             return Err(ConfigError::new(variable, what));
         }
-        found.push(Override { variable: variable.to_owned(), keys, text });
+        let is_server = OF_A_SERVER.into_iter().all(|wanted| self.name_of(|key| key == wanted).is_some());
+        Ok(of_store.or_else(|| self.of_mysql().filter(|_| is_server).map(|variable| (StoreName::Mysql, variable))))
     }
-    // The order of the environment is not defined; errors should not depend on it.
-    found.sort_by(|a, b| a.variable.cmp(&b.variable));
-    Ok(found)
+
+    /// A variable that sets a key of `mysql:`.
+    pub(super) fn of_mysql(&self) -> Option<&str> {
+        self.name_of(|key| key.starts_with("mysql."))
+    }
 }
 
-/// Kubernetes sets such variables in every pod beside a service that is named `seqsvr`: they are not meant for us.
-fn is_service_link(variable: &str, text: &str) -> bool {
-    variable.starts_with("SEQSVR_SERVICE_")
-        || variable.starts_with("SEQSVR_PORT_")
-        || (variable == "SEQSVR_PORT" && text.contains("://"))
-}
-
-/// Puts the overrides over `file` and reads the result. An error names the variable that brought it about.
-pub(super) fn apply(file: Value, overrides: &[Override]) -> Result<Typed, ConfigError> {
-    let mut merged = file;
-    for entry in overrides {
-        merged = with(merged, &entry.keys, Value::String(entry.text.clone()));
-        let so_far: Result<Option<Typed>, _> = serde_yaml::from_value(merged.clone());
-        match so_far {
-            // A section may lack keys that a later variable brings.
-            Err(error) if !error.to_string().contains("missing field") => {
-                return Err(ConfigError::new(&entry.variable, error));
-            }
-            _ => {}
+/// Whether a platform has set `variable` by itself, for a service or a container whose name begins with `seqsvr`.
+///
+/// Kubernetes sets `SEQSVR_SERVICE_HOST`, `_SERVICE_PORT`, `_SERVICE_PORT_HTTP`, `_PORT`, `_PORT_8000_TCP`, `_PORT_8000_TCP_PROTO`,
+/// `_PORT` and `_ADDR` of a service `seqsvr`, and `SEQSVR_DB_...` of `seqsvr-db`
+/// (kubernetes.io/docs/concepts/services-networking/service, "Environment variables"). Docker's links set `_NAME` and `_ENV_...` besides.
+fn is_injected(variable: &str, text: &str) -> bool {
+    // Ours have two underscores between a section and its key, and no platform sets such a name.
+    if variable.contains("__") {
+        return false;
+    }
+    let words: Vec<&str> = variable.split('_').collect();
+    let is_port = |words: &[&str]| match words {
+        ["PORT", number, protocol, rest @ ..] => {
+            number.parse::<u16>().is_ok()
+                && matches!(*protocol, "TCP" | "UDP" | "SCTP")
+                && matches!(rest, [] | ["PROTO" | "PORT" | "ADDR"])
         }
-    }
-    let typed: Result<Option<Typed>, _> = serde_yaml::from_value(merged);
-    typed.map(Option::unwrap_or_default).map_err(|error| {
-        // Only the mysql: section has keys that must be there.
-        let place =
-            overrides.iter().find(|entry| entry.keys[0] == "mysql").map_or("the environment", |entry| &entry.variable);
-        ConfigError::new(place, format!("{error} of the mysql: section, which the file does not have, or not whole"))
-    })
-}
-
-/// `tree` with `value` at the path `keys`.
-fn with(tree: Value, keys: &[String], value: Value) -> Value {
-    let Some((key, rest)) = keys.split_first() else { return value };
-    let mut mapping = match tree {
-        Value::Mapping(mapping) => mapping,
-        _ => serde_yaml::Mapping::new(),
+        ["PORT"] => text.contains("://"),
+        _ => false,
     };
-    let below = mapping.remove(key.as_str()).unwrap_or_default();
-    mapping.insert(Value::String(key.clone()), with(below, rest, value));
-    Value::Mapping(mapping)
+    (1..words.len()).any(|after| match &words[after..] {
+        ["SERVICE", "HOST"] | ["SERVICE", "PORT", ..] | ["ENV", _, ..] => true,
+        ["NAME"] => text.starts_with('/'),
+        words => is_port(words),
+    })
 }

@@ -11,7 +11,19 @@ fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
     let file = folder.path().join("config.yml");
     std::fs::write(&file, text).unwrap();
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Config::load(&Sources { file: Some(file), embedded: false, environment }).map_err(|error| error.to_string())
+    let loaded = Config::load(&Sources { file: Some(file), embedded: false, environment });
+    loaded.map(|(config, _)| config).map_err(|error| error.to_string())
+}
+
+/// Without a file that is named: of `files` those are there that are looked for.
+fn found(files: &[(&str, &str)], environment: &[(&str, &str)]) -> Result<(Config, Origins), String> {
+    let read = |wanted: &Path| {
+        let text = files.iter().find(|(file, _)| Path::new(file) == wanted).map(|(_, text)| (*text).to_owned());
+        text.ok_or_else(|| io::ErrorKind::NotFound.into())
+    };
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let sources = Sources { environment, ..Sources::default() };
+    Config::load_with(&sources, &read).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -42,7 +54,11 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
         ("", "no store is chosen"),
         ("mysql:\n", "no store is chosen"),
         (&*format!("{SEED}store: embedded\n"), "two stores are chosen"),
-        ("store: sqlite", "expected `embedded`"),
+        ("store: sqlite", "store: 'sqlite' is not allowed: write embedded or mysql"),
+        ("store: mysql", "mysql.user: it is missing"),
+        ("log: {level: loud}", "log.level: 'loud' is not allowed: write error, warn, info, debug or trace"),
+        ("steps: 5\nstore: embedded", "line 1"),
+        ("port: 1\nstore: embedded\n\nport: 2", "line 4"),
         ("store: embedded\nsteps: 5", "unknown field `steps`, expected one of `port`, `step`"),
         ("store: embedded\nsteps: 5", "line 2"),
         ("store: embedded\nstep: 0", "step: 0 is not allowed: write a whole number from 1 to 4294967295 at line 2"),
@@ -52,10 +68,16 @@ fn a_mistake_names_the_place_and_what_is_allowed() {
         ("store: embedded\nrefill:\n  runway: 60", "refill.runway: 60 has no unit"),
         ("store: embedded\nrefill:\n  runway: 60 sheep", "is not a duration"),
         ("store: embedded\nrefill:\n  runway: 25h", "from 0s to 1day"),
-        ("store: embedded\nrefill:\n  threshold: 1.5", "refill.threshold: this is not allowed"),
+        ("store: embedded\nrefill:\n  threshold: 1.5", "refill.threshold: 1.5 is not allowed"),
         ("store: embedded\nlimits: {batch: 0}", "limits.batch: 0 is not allowed"),
+        ("store: embedded\nrefill: {max_block: 1e7}", "refill.max_block: a number with a point or an exponent is not"),
+        (
+            "mysql: {user: u, host: 'mysql://h:3306/d', database: d}",
+            "mysql.host: user, password and database have keys",
+        ),
+        ("mysql: {user: u, host: h, database: d, password: x, password_file: /y}", "keep one of the two"),
         ("mysql: {user: u, host: 'unix(x)', database: d}", "mysql.host: the path must be absolute"),
-        ("mysql: {user: u, database: d}", "missing field `host`"),
+        ("mysql: {user: u, database: d}", "mysql.host: it is missing"),
         ("mysql: {user: u, host: h, database: d, password: 123}", "mysql.password: put the value in quotes"),
         ("mysql:\n  user: u\n  host: h\n  database: d\n  password: !!int hunter2", "put the password in quotes"),
         ("store: embedded\nsequences: {'a b': {}}", "a sequence's name has 1 to 128 characters"),
@@ -185,7 +207,10 @@ fn a_mistake_in_the_environment_names_the_variable() {
         ("SEQSVR_STEP", "0", "SEQSVR_STEP: '0' is not allowed"),
         ("SEQSVR_STEPS", "1", "SEQSVR_STEPS: unknown field `steps`"),
         ("SEQSVR_LIMITS__WAIT", "5", "SEQSVR_LIMITS__WAIT: '5' is not a duration"),
-        ("SEQSVR_STORE", "embedded", "two stores are chosen"),
+        ("SEQSVR_STORE", "redis", "SEQSVR_STORE: 'redis' is not allowed"),
+        ("SEQSVR_MYSQL__SSL_CA", "/x", "SEQSVR_MYSQL__SSL_CA: nothing is checked with it"),
+        ("SEQSVR_MYSQL__USER", "", "SEQSVR_MYSQL__USER: it is empty"),
+        ("SEQSVR_DATA_DIR", "", "SEQSVR_DATA_DIR: it is empty"),
         ("SEQSVR_MYSQL__PASSWORD_FILE", "/no/such/file", "the file that it names can't be read"),
         ("SEQSVR_MYSQL__PASSWORD_FILE", "hunter2", "the file that it names can't be read"),
     ] {
@@ -193,9 +218,12 @@ fn a_mistake_in_the_environment_names_the_variable() {
         assert!(error.contains(wanted), "{name}={value} said: {error}");
     }
     let error = load("store: embedded", &[("SEQSVR_MYSQL__PASSWORD", "hunter2")]).unwrap_err();
-    assert!(error.starts_with("SEQSVR_MYSQL__PASSWORD: missing field") && !error.contains("hunter2"), "{error}");
+    assert!(
+        error.starts_with("SEQSVR_MYSQL__PASSWORD: the embedded store is chosen") && !error.contains("hunter2"),
+        "{error}"
+    );
     let error = load("mysql: {user: u, database: d}", &[("SEQSVR_STEP", "1")]).unwrap_err();
-    assert!(error.contains("config.yml") && error.contains("missing field `host`"), "{error}");
+    assert!(error.contains("config.yml") && error.contains("mysql.host: it is missing"), "{error}");
 }
 
 #[test]
@@ -208,23 +236,180 @@ fn a_secret_can_come_from_a_file() {
     assert_eq!(mysql.password.expose(), "hunter2");
     assert!(!format!("{config:?}").contains("hunter2"));
     let both = load(SEED, &[("SEQSVR_MYSQL__PASSWORD_FILE", path), ("SEQSVR_MYSQL__PASSWORD", "x")]);
-    assert!(both.unwrap_err().contains("keep one of them"));
+    assert!(both.unwrap_err().contains("keep one of the two"));
+    let over = "mysql: {user: u, host: h, database: d, password: old}";
+    let Store::MySql(mysql) = load(over, &[("SEQSVR_MYSQL__PASSWORD_FILE", path)]).unwrap().store else {
+        panic!("not MySQL")
+    };
+    assert_eq!(mysql.password().expose(), "hunter2", "a variable counts more than the file");
+    std::fs::write(file.path(), "rotated\r\n").unwrap();
+    assert_eq!(mysql.password().expose(), "rotated");
+    drop(file);
+    assert_eq!(mysql.password().expose(), "hunter2", "the last one that was read");
 }
 
 #[test]
-fn the_variables_of_a_kubernetes_service_are_passed_over() {
-    let links = [
+fn variables_that_platforms_inject_are_passed_over() {
+    for (name, value) in [
         ("SEQSVR_PORT", "tcp://10.0.0.7:8000"),
         ("SEQSVR_SERVICE_HOST", "10.0.0.7"),
+        ("SEQSVR_SERVICE_PORT", "8000"),
+        ("SEQSVR_SERVICE_PORT_HTTP", "8000"),
+        ("SEQSVR_PORT_8000_TCP", "tcp://10.0.0.7:8000"),
         ("SEQSVR_PORT_8000_TCP_ADDR", "10.0.0.7"),
-    ];
-    assert_eq!(load(SEED, &links).unwrap().port, Listen::all(8000));
+        ("SEQSVR_PORT_8000_UDP_PROTO", "udp"),
+        // Of services that are called seqsvr-mysql and seqsvr-2.
+        ("SEQSVR_MYSQL_PORT", "tcp://10.0.0.8:3306"),
+        ("SEQSVR_MYSQL_SERVICE_HOST", "10.0.0.8"),
+        ("SEQSVR_MYSQL_PORT_3306_TCP_PORT", "3306"),
+        ("SEQSVR_2_SERVICE_PORT_METRICS", "9000"),
+        // Links of Docker.
+        ("SEQSVR_NAME", "/web/seqsvr"),
+        ("SEQSVR_1_NAME", "/web/seqsvr_1"),
+        ("SEQSVR_ENV_PATH", "/bin"),
+    ] {
+        assert_eq!(load(SEED, &[(name, value)]).map(|config| config.port), Ok(Listen::all(8000)), "{name}");
+    }
+    for (name, value) in [
+        ("SEQSVR_PORTS", "1"),
+        ("SEQSVR_MYSQL_PASSWORD", "hunter2"),
+        ("SEQSVR_NAME", "ids"),
+        ("SEQSVR_SERVICE", "ids"),
+        ("SEQSVR_MYSQL__PORT", "tcp://10.0.0.8:3306"),
+        ("SEQSVR_LIMIT__WAIT", "1s"),
+        ("SEQSVR_MYSQL__SERVICE_HOST", "db"),
+    ] {
+        let error = load(SEED, &[(name, value)]).unwrap_err();
+        assert!(error.starts_with(&format!("{name}: ")) && !error.contains("hunter2"), "{error}");
+    }
+}
+
+const SERVER: [(&str, &str); 3] =
+    [("SEQSVR_MYSQL__USER", "u"), ("SEQSVR_MYSQL__HOST", "db:1"), ("SEQSVR_MYSQL__DATABASE", "d")];
+
+#[test]
+fn variables_alone_choose_the_store() {
+    assert_eq!(found(&[], &[("SEQSVR_STORE", "embedded")]).unwrap().0.store, Store::Embedded);
+    assert!(matches!(found(&[], &SERVER).unwrap().0.store, Store::MySql(_)));
+    for environment in [&[][..], &SERVER[..2], &[("SEQSVR_STEP", "5")]] {
+        let error = found(&[], environment).unwrap_err();
+        assert!(error.starts_with("config.yml: there is no such file, and no /etc/seqsvr/config.yml"), "{error}");
+    }
+    let error = found(&[], &[("SEQSVR_STORE", "mysql"), ("SEQSVR_MYSQL__HOST", "db")]).unwrap_err();
+    assert!(error.starts_with("the environment: mysql.user: it is missing"), "{error}");
+}
+
+#[test]
+fn variables_choose_another_store_than_the_file() {
+    let file = [("config.yml", "store: embedded\nstep: 7")];
+    let (config, origins) = found(&file, &SERVER).unwrap();
+    assert!(matches!(config.store, Store::MySql(_)) && config.step.get() == 7);
+    assert_eq!(origins.of("mysql.host"), Some("SEQSVR_MYSQL__HOST"));
+    let file = [("config.yml", SEED)];
+    assert_eq!(found(&file, &[("SEQSVR_STORE", "EMBEDDED")]).unwrap().0.store, Store::Embedded);
+    assert!(matches!(found(&file, &[("SEQSVR_STORE", "mysql")]).unwrap().0.store, Store::MySql(_)));
+    // A section of the file that lacks what variables have.
+    let part = [("config.yml", "mysql: {user: u, database: d}")];
+    let Store::MySql(mysql) = found(&part, &SERVER[1..2]).unwrap().0.store else { panic!("not MySQL") };
+    assert_eq!((mysql.user.as_str(), mysql.host.to_string().as_str()), ("u", "tcp(db:1)"));
+    let both = [&[("SEQSVR_STORE", "embedded")], &SERVER[..]].concat();
+    assert!(found(&file, &both).unwrap_err().starts_with("SEQSVR_MYSQL__DATABASE: two stores are chosen"));
+    let sources = Sources {
+        embedded: true,
+        environment: SERVER.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        ..Sources::default()
+    };
+    assert!(Config::load(&sources).unwrap_err().to_string().contains("two stores are chosen"));
+}
+
+#[test]
+fn the_file_is_looked_for() {
+    let (own, system) =
+        (("config.yml", "store: embedded\nstep: 1"), ("/etc/seqsvr/config.yml", "store: embedded\nstep: 2"));
+    let step = |files: &[(&str, &str)], environment: &[(&str, &str)]| {
+        found(files, environment).map(|(config, origins)| (config.step.get(), origins.place().to_owned()))
+    };
+    assert_eq!(step(&[own, system], &[]), Ok((1, "config.yml".to_owned())));
+    assert_eq!(step(&[system], &[]), Ok((2, "/etc/seqsvr/config.yml".to_owned())));
+    let named = ("/x/ids.yml", "store: embedded\nstep: 3");
+    assert_eq!(step(&[own, named], &[("SEQSVR_CONFIG", "/x/ids.yml")]), Ok((3, "/x/ids.yml".to_owned())));
+    let error = step(&[own], &[("SEQSVR_CONFIG", "/x/ids.yml")]).unwrap_err();
+    assert!(error.starts_with("/x/ids.yml: there is no such file (SEQSVR_CONFIG names it)"), "{error}");
+}
+
+/// Whatever YAML takes a value for, variables beside the file change nothing about it.
+#[test]
+fn a_file_is_read_alike_with_and_without_variables() {
+    for text in [
+        "mysql: {user: 123, host: h, database: 2024}",
+        "mysql: {user: 0x1F, host: h, database: on}",
+        "mysql: {user: null, host: h, database: d}",
+        "mysql: {user: u, host: h, database: 1e3, password: '0123'}",
+        "mysql: {user: u, host: h, database: d, password: 0123}",
+        "mysql: {user: !!str 5, host: h, database: d}",
+        "mysql: &m {user: u, host: h, database: d}\nstep: 0x10",
+        "store: embedded\ndata_dir: 5",
+        "store: embedded\nstep: 1_000",
+        "store: embedded\nstep: '7'",
+        "store: embedded\nsequences: {1: {}, 2.5: {}, true: {description: 5}}",
+        "store: embedded\nstep: 18446744073709551616",
+        "store: embedded\nstep: 7\nstep: 8",
+        "store: !!str embedded",
+        "store: embedded\nlog: {level: WARNING, format: Json}",
+    ] {
+        let without = load(text, &[]).map(|config| format!("{config:?}"));
+        let with = load(text, &[("SEQSVR_SHUTDOWN__GRACE", "10s")]).map(|config| format!("{config:?}"));
+        let verdict = |loaded: Result<String, String>| {
+            loaded.map_err(|error| error.split_once("config.yml").unwrap().1.to_owned())
+        };
+        assert_eq!(verdict(with), verdict(without), "{text}");
+    }
+}
+
+#[test]
+fn every_key_of_the_shipped_file_is_among_the_settings() {
+    let shipped = include_str!("../../config.yml").lines().filter(|line| !line.starts_with("store:"));
+    // Those that are commented out, too, but for names of sequences.
+    let uncommented =
+        shipped.map(|line| line.strip_prefix("#!").unwrap_or(line)).map(|line| match line.strip_prefix("#   ") {
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => format!("  {key}"),
+            _ => line.to_owned(),
+        });
+    let text: String = uncommented.map(|line| line + "\n").collect();
+    let tree: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+    let mut keys: Vec<String> = Vec::new();
+    for (key, value) in tree.as_mapping().unwrap() {
+        let key = key.as_str().unwrap();
+        match value.as_mapping() {
+            Some(section) => keys.extend(section.keys().map(|inner| format!("{key}.{}", inner.as_str().unwrap()))),
+            None => keys.push(key.to_owned()),
+        }
+    }
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    let by_file = [("SEQSVR_MYSQL__PASSWORD_FILE", secret.path().to_str().unwrap())];
+    let settings = [&[][..], &by_file].map(|environment| load(SEED, environment).unwrap().settings());
+    let settings: Vec<String> = settings.into_iter().flatten().map(|(key, _)| key).collect();
+    let missing: Vec<_> = keys.iter().filter(|key| !settings.contains(key)).collect();
+    assert!(missing.is_empty() && keys.len() > 25, "{missing:?} of {keys:?}");
+}
+
+#[test]
+fn settings_say_where_they_come_from_and_no_secret() {
+    let file = [("config.yml", "step: 7\nmysql: {user: u, host: h, database: d, password: hunter2}")];
+    let (config, origins) = found(&file, &[("SEQSVR_LIMITS__WAIT", "1s")]).unwrap();
+    let settings = config.settings();
+    let value = |key: &str| settings.iter().find(|(found, _)| found == key).map(|(_, value)| value.as_str());
+    assert_eq!((value("step"), origins.of("step")), (Some("7"), Some("config.yml")));
+    assert_eq!((value("limits.wait"), origins.of("limits.wait")), (Some("1s"), Some("SEQSVR_LIMITS__WAIT")));
+    assert_eq!((value("refill.runway"), origins.of("refill.runway")), (Some("1m"), None));
+    assert_eq!((value("mysql.password"), origins.of("mysql.password")), (Some("(set)"), Some("config.yml")));
+    assert!(!format!("{settings:?} {origins:?}").contains("hunter2"));
 }
 
 #[test]
 fn without_a_file_the_embedded_store_must_be_asked_for() {
     let sources = Sources { embedded: true, ..Sources::default() };
-    assert_eq!(Config::load(&sources).unwrap().store, Store::Embedded);
+    assert_eq!(Config::load(&sources).unwrap().0.store, Store::Embedded);
     let missing = Sources { file: Some("no-such.yml".into()), ..Sources::default() };
     assert!(Config::load(&missing).unwrap_err().to_string().starts_with("no-such.yml: there is no such file"));
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+use super::LARGEST_MAX_ID;
+
 /// One value as YAML reads it, before it is known what it means.
 enum Scalar<'a> {
     Text(&'a str),
@@ -99,6 +101,11 @@ impl FromScalar for Flag {
 pub struct Secret(String);
 
 impl Secret {
+    /// The secret `text`.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The text itself, for the one place that sends it.
     pub fn expose(&self) -> &str {
         &self.0
@@ -133,6 +140,114 @@ impl FromScalar for Secret {
         }
     }
 }
+
+/// A value that is one of some words, in upper or lower case.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident, $expected:literal { $($(#[$word_meta:meta])* $variant:ident = $word:literal $(| $alias:literal)*),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$word_meta])* $variant,)+
+        }
+
+        impl FromScalar for $name {
+            const EXPECTED: &'static str = $expected;
+            fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
+                let Scalar::Text(typed) = typed else { return Err(format!("write {}", Self::EXPECTED)) };
+                match typed.to_lowercase().as_str() {
+                    $($word $(| $alias)* => Ok(Self::$variant),)+
+                    _ => {
+                        let typed: String = typed.chars().take(32).collect();
+                        Err(format!("'{typed}' is not allowed: write {}", Self::EXPECTED))
+                    }
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$variant => $word,)+
+                })
+            }
+        }
+
+        deserialize_by_scalar!($name);
+    };
+}
+
+words!(
+    /// Where the blocks come from.
+    StoreName, "embedded or mysql" {
+        /// A SQLite file in `data_dir`.
+        Embedded = "embedded",
+        /// The `mysql:` section.
+        Mysql = "mysql",
+    }
+);
+
+words!(
+    /// The names and meanings of MySQL's own `--ssl-mode`. `VERIFY_CA` is left out: mysql_async 0.37 can't do it with rustls
+    /// (it looks for another text in the error than rustls has), and `PREFERRED` gives way without a word.
+    SslMode, "disabled, required or verify_identity" {
+        /// Not encrypted.
+        Disabled = "disabled",
+        /// Encrypted; the server's certificate is not checked.
+        Required = "required",
+        /// Encrypted, by a certificate that an authority of `ssl_ca` signed for the host that was asked for.
+        VerifyIdentity = "verify_identity",
+    }
+);
+
+words!(
+    /// The least severe level that is logged.
+    LogLevel, "error, warn, info, debug or trace" {
+        /// Errors alone.
+        Error = "error",
+        /// And warnings.
+        Warn = "warn" | "warning",
+        /// And starts, ends, and that a fault is over.
+        Info = "info",
+        /// And each lease.
+        Debug = "debug",
+        /// All.
+        Trace = "trace",
+    }
+);
+
+words!(
+    /// How a line of the log looks.
+    LogFormat, "text or json" {
+        /// For people.
+        Text = "text",
+        /// An object a line.
+        Json = "json",
+    }
+);
+
+#[allow(clippy::derivable_impls)] // by the macro
+impl Default for SslMode {
+    fn default() -> Self {
+        Self::Disabled
+    }
+}
+
+#[allow(clippy::derivable_impls)]
+impl Default for LogLevel {
+    fn default() -> Self {
+        Self::Info
+    }
+}
+
+#[allow(clippy::derivable_impls)]
+impl Default for LogFormat {
+    fn default() -> Self {
+        Self::Text
+    }
+}
+
+/// An id, from 1 to [`LARGEST_MAX_ID`].
+pub type Id = Number<1, LARGEST_MAX_ID>;
 
 /// Where to listen: `':8000'` is every address of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +328,7 @@ impl FromScalar for DatabaseHost {
         let allowed = format!("write {}", Self::EXPECTED);
         let Scalar::Text(typed) = typed else { return Err(format!("this is not an address: {allowed}")) };
         // Not shown in errors: people put a whole DSN here, with the password in it.
-        if typed.contains('@') {
+        if typed.contains('@') || typed.contains("://") {
             return Err(format!("user, password and database have keys of their own; for the host alone {allowed}"));
         }
         if let Some(path) = typed.strip_prefix("unix(").and_then(|rest| rest.strip_suffix(')')) {
@@ -335,7 +450,8 @@ impl<const MIN: u64, const MAX: u64> FromScalar for Number<MIN, MAX> {
         let (shown, number) = match typed {
             Scalar::Whole(number) => (number.to_string(), u64::try_from(number).ok()),
             Scalar::Text(text) => (format!("'{text}'"), text.parse().ok()),
-            Scalar::Float(number) => (number.to_string(), None),
+            // `1e7`: as a number it would be shown in digits, as if those were wrong.
+            Scalar::Float(_) => ("a number with a point or an exponent".to_owned(), None),
             Scalar::Flag(_) | Scalar::Nothing => ("this".to_owned(), None),
         };
         match number {
@@ -403,15 +519,16 @@ impl Fraction {
 impl FromScalar for Fraction {
     const EXPECTED: &'static str = "a fraction from 0.0 to 1.0";
     fn from_scalar(typed: Scalar<'_>) -> Result<Self, String> {
-        let fraction = match typed {
-            Scalar::Float(number) => Some(number),
-            Scalar::Whole(number @ 0..=1) => Some(if number == 0 { 0.0 } else { 1.0 }),
-            Scalar::Text(text) => text.parse().ok(),
-            _ => None,
+        let (shown, fraction) = match typed {
+            Scalar::Float(number) => (number.to_string(), Some(number)),
+            Scalar::Whole(number @ 0..=1) => (number.to_string(), Some(if number == 0 { 0.0 } else { 1.0 })),
+            Scalar::Whole(number) => (number.to_string(), None),
+            Scalar::Text(text) => (format!("'{text}'"), text.parse().ok()),
+            Scalar::Flag(_) | Scalar::Nothing => ("this".to_owned(), None),
         };
         match fraction {
             Some(fraction) if (0.0..=1.0).contains(&fraction) => Ok(Self(fraction)),
-            _ => Err(format!("this is not allowed: write {}", Self::EXPECTED)),
+            _ => Err(format!("{shown} is not allowed: write {}", Self::EXPECTED)),
         }
     }
 }

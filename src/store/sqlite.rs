@@ -420,11 +420,16 @@ impl Inner {
     }
 
     fn unavailable(&self, error: &rusqlite::Error) -> StoreError {
-        let kind = match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => ErrorKind::Misconfigured,
-            _ => ErrorKind::Unavailable,
-        };
-        self.failed(kind, error)
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                let what = format!(
+                    "{error}. The file is damaged, or no database: restore it from a backup and run `seqsvr fence --skip IDS --yes`, \
+                     or name another data_dir"
+                );
+                self.failed(ErrorKind::Misconfigured, &what)
+            }
+            _ => self.failed(ErrorKind::Unavailable, error),
+        }
     }
 
     fn failed(&self, kind: ErrorKind, error: &dyn std::fmt::Display) -> StoreError {

@@ -11,6 +11,7 @@ mod accounts;
 mod alerts;
 mod bad_input;
 mod clients;
+mod configuration;
 mod crash;
 mod dashboards;
 mod day;

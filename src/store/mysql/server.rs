@@ -223,7 +223,7 @@ impl Link {
         self.moves += u64::from(self.host != host);
         self.host = host;
         (self.lookup, self.looked_up) = (None, Instant::now());
-        // The new pool is made with new options: only so are the files of certificates read again.
+        // The new pool is made with new options: only so are the files of the password and of certificates read again.
         let old = std::mem::take(&mut self.pool);
         if let Some(pool) = old.get().map(|reached| reached.pool.clone()) {
             // Who still uses one of its connections goes on; it is closed when it is given back.
@@ -886,9 +886,10 @@ fn classify(error: &mysql_async::ServerError, config: &config::MySql) -> (ErrorK
 /// How `host` is connected to, at `address` if its name was looked up. The certificate must be for the name in any case.
 fn options(config: &config::MySql, host: &DatabaseHost, address: Option<IpAddr>) -> Opts {
     let constraints = PoolConstraints::new(1, MOST_CONNECTIONS).expect("1 is not above it");
+    let password = config.password();
     let options = OptsBuilder::default()
         .user(Some(&config.user))
-        .pass((!config.password.expose().is_empty()).then(|| config.password.expose()))
+        .pass(Some(password.expose()).filter(|password| !password.is_empty()))
         .db_name(Some(&config.database))
         // On, it moves a TCP connection to the socket of whatever server runs on this machine.
         .prefer_socket(faults::is_off(Switch::ConfiguredServer))

@@ -20,6 +20,7 @@ use super::super::{ErrorKind, Purpose, Script, StoreError};
 use super::file::{self, FileSystem, Identity};
 use super::{ANOTHER_FILE, Inner, MOST_SKIPPED, NO_WAL};
 use crate::faults::{self, Guard as Switch};
+use crate::node;
 
 /// How long another process may hold the file: far longer than a commit takes, shorter than a lease may.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -132,7 +133,12 @@ impl Inner {
         if is_new {
             self.node.check_store(None).map_err(|error| StoreError::new(ErrorKind::OtherStore, error.to_string()))?;
         }
+        self.check_access()?;
         let mut connection = Connection::open(&self.file).map_err(|error| self.unavailable(&error))?;
+        if let Some(dir) = self.file.parent().filter(|_| is_new) {
+            // SQLite gives the files beside it to the same owner.
+            node::give_to_owner(dir, &self.file);
+        }
         set_up(&connection).map_err(|error| self.unavailable(&error))?;
         let store_id = self.prepare(&mut connection)?;
         self.node
@@ -150,6 +156,23 @@ impl Inner {
             );
         }
         Ok(Opened { connection, identity: self.identity()?, wal: file::wal_inode(&self.file) })
+    }
+
+    /// Says whose the file is if it can't be read and written. It is not opened for that: its closing would drop the locks that
+    /// another connection of this process holds on it.
+    fn check_access(&self) -> Result<(), StoreError> {
+        let access = rustix::fs::access(&self.file, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK);
+        match access.map_err(std::io::Error::from) {
+            Err(why) if why.kind() == std::io::ErrorKind::PermissionDenied => {
+                let what = format!(
+                    "the embedded store {}: {why}{}. Make it writable for this user",
+                    self.file.display(),
+                    node::owners(&self.file, &why)
+                );
+                Err(StoreError::new(ErrorKind::Misconfigured, what))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a network file system, and warns once about FUSE.
