@@ -1,11 +1,16 @@
 # docker build -t seqsvr .
-# docker run --read-only -p 8000:8000 -v seqsvr:/data seqsvr
+# docker run --read-only -p 127.0.0.1:8000:8000 -v seqsvr:/data seqsvr
 #
 # Serves from the embedded store in /data. Name the volume, as above: without a name every `docker run` gets a new one,
-# whose ids begin at 101 again. For MySQL, mount a configuration that has a `mysql:` section instead of
-# `store: embedded`, and its password as a file:
-#   docker run -p 8000:8000 -v ./config.yml:/etc/seqsvr/config.yml:ro \
-#     -v ./password:/run/secrets/db:ro -e SEQSVR_MYSQL__PASSWORD_FILE=/run/secrets/db seqsvr
+# whose ids begin at 101 again. For MySQL, say where it is, or mount a configuration at /etc/seqsvr/config.yml:
+#   docker run -p 127.0.0.1:8000:8000 -v seqsvr:/data -v ./password:/run/secrets/db:ro \
+#     -e SEQSVR_MYSQL__HOST=db:3306 -e SEQSVR_MYSQL__USER=seqsvr -e SEQSVR_MYSQL__DATABASE=sequence \
+#     -e SEQSVR_MYSQL__PASSWORD_FILE=/run/secrets/db seqsvr
+# The other commands find the same configuration: docker exec CONTAINER seqsvr doctor
+#
+# `seqsvr --version` says which commit it is of if the build is told, for .git is not in it:
+#   docker build --build-arg BUILD_COMMIT=$(git rev-parse --short HEAD) \
+#     --build-arg BUILD_DATE=$(git log -1 --format=%cs) -t seqsvr .
 #
 # `make image` builds and tries this file where there is no Docker.
 
@@ -18,6 +23,8 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY benches benches
 COPY tests tests
+ARG BUILD_COMMIT
+ARG BUILD_DATE
 RUN cargo build --release --locked --bin seqsvr && mkdir -m 0750 /data
 
 # Nothing is run in it to build it, nor later but the binary: a base without a shell does too, if it has glibc and libgcc.

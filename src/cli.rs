@@ -14,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::app::{self, AppError};
 use crate::config::{
-    Config, DEFAULT_FILE, ENVIRONMENT_PREFIX, EXIT_CONFIGURATION, Listen, Log, LogFormat, LogLevel, Sources, Store,
+    Config, ENVIRONMENT_PREFIX, EXIT_CONFIGURATION, Listen, Log, LogFormat, LogLevel, Origins, Sources,
 };
 
 mod doctor;
@@ -24,7 +24,7 @@ mod sequence;
 /// Hands out unique, rising 64-bit ids over HTTP, leased in blocks from MySQL or from an embedded store.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = crate::VERSION,
     about,
     after_help = "\
 Examples:
@@ -38,11 +38,16 @@ Examples:
 Every key of the configuration but sequences can be set by an environment variable: SEQSVR_STEP,
 SEQSVR_LIMITS__WAIT.
 Exit codes: 0 ended as asked, 1 failed, 78 the configuration (or what it points to) must be changed.
-Those of doctor: 0 all is ok, 1 something is to be looked at, 2 something is to be mended."
+Those of doctor: 0 all is ok, 1 warnings (0 with --fail-on fail), 2 failures."
 )]
 struct Arguments {
-    /// The configuration file [default: config.yml]
-    #[arg(long, short, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FILE",
+        help = "The configuration file [default: $SEQSVR_CONFIG, ./config.yml or /etc/seqsvr/config.yml]"
+    )]
     config: Option<PathBuf>,
 
     /// Use the embedded store; without --config, no file is read
@@ -57,8 +62,12 @@ struct Arguments {
 enum Command {
     /// Serve ids (what is done without a command)
     Serve,
-    /// Say whether the configuration is right; nothing is opened
-    Check,
+    /// Print the configuration that would be used, and where each value comes from; exit code 78 if something is wrong with it
+    Check {
+        /// As one JSON object: settings (each with key, value, source)
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask the running server whether it answers (/livez): exit code 0 or 1, for containers
     Healthcheck {
         /// Ask whether it is ready (/readyz): never restart a server that is not, for its database may be away
@@ -104,13 +113,10 @@ fn execute(arguments: Arguments) -> Result<ExitCode, AppError> {
     let command = arguments.command.unwrap_or(Command::Serve);
     let environment = environment()?;
     let sources = Sources { file: arguments.config, embedded: arguments.embedded, environment };
-    let config = Config::load(&sources).map_err(|error| AppError::Misconfigured(error.to_string()))?;
+    let (config, origins) = Config::load(&sources).map_err(|error| AppError::Misconfigured(error.to_string()))?;
     match command {
         Command::Serve => return serve(&config),
-        Command::Check => {
-            check(&sources, &config);
-            Ok(())
-        }
+        Command::Check { json } => check(&config, &origins, json),
         Command::Healthcheck { ready } => healthcheck(&config.port, if ready { "/readyz" } else { "/livez" }),
         Command::Adopt(adopt) => guard::adopt(&config, adopt),
         Command::Fence(fencing) => guard::fence(&config, &fencing),
@@ -172,6 +178,8 @@ fn start_log(log: Log) {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would write to standard error, and panic where that is what is closed.
+        .log_internal_errors(false)
         .with_target(false);
     let lines = match log.format {
         LogFormat::Text => lines.boxed(),
@@ -180,25 +188,29 @@ fn start_log(log: Log) {
     tracing_subscriber::registry().with(lines.with_filter(targets)).init();
 }
 
-fn check(sources: &Sources, config: &Config) {
-    let source = match (&sources.file, sources.embedded) {
-        (Some(file), _) => file.display().to_string(),
-        (None, true) => "--embedded".to_owned(),
-        (None, false) => DEFAULT_FILE.to_owned(),
-    };
-    let store = match &config.store {
-        Store::Embedded => format!("the embedded store in {}", config.data_dir.display()),
-        Store::MySql(mysql) => format!(
-            "MySQL at {}, database {}, user {}, password {:?}",
-            mysql.host, mysql.database, mysql.user, mysql.password
-        ),
-    };
-    let sequences = match config.sequences.len() {
-        0 => String::new(),
-        1 => ", 1 sequence declared".to_owned(),
-        n => format!(", {n} sequences declared"),
-    };
-    println!("{source} is right: port {}, step {}, {store}{sequences}", config.port, config.step.get());
+/// Prints each setting, and where it comes from. An error if the server could not use `data_dir`.
+fn check(config: &Config, origins: &Origins, is_json: bool) -> Result<(), AppError> {
+    let settings = config.settings();
+    let origin = |key: &str| origins.of(key);
+    if is_json {
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| serde_json::json!({"key": key, "value": value, "source": origin(key).unwrap_or("default")}))
+            .collect();
+        println!("{}", serde_json::json!({"settings": settings}));
+    } else {
+        let width = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
+        let key_width = width(&mut settings.iter().map(|(key, _)| key.len()));
+        let value_width = width(&mut settings.iter().map(|(_, value)| value.len())).min(40);
+        for (key, value) in &settings {
+            println!("{key:key_width$}  {value:value_width$}  {}", origin(key).unwrap_or("default"));
+        }
+    }
+    app::try_data_dir(config)?;
+    if !is_json {
+        println!("{} is valid", origins.place());
+    }
+    Ok(())
 }
 
 /// No answer within this is as bad as a wrong one.
@@ -249,6 +261,6 @@ mod tests {
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
         let parsed = Arguments::try_parse_from(["seqsvr", "check", "--config", "x.yml"]).unwrap();
-        assert_eq!((parsed.command, parsed.config), (Some(Command::Check), Some("x.yml".into())));
+        assert_eq!((parsed.command, parsed.config), (Some(Command::Check { json: false }), Some("x.yml".into())));
     }
 }

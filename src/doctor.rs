@@ -11,10 +11,11 @@ pub fn worst(findings: &[Finding]) -> Verdict {
     findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok)
 }
 
-/// The exit code that says so: 0, 1 or 2.
-pub const fn exit_code(worst: Verdict) -> u8 {
+/// The exit code of `worst`: 0, 1 for warnings, 2 for failures; 0 also for what is better than `fail_on`.
+pub fn exit_code(worst: Verdict, fail_on: Verdict) -> u8 {
     match worst {
-        Verdict::Ok => 0,
+        _ if worst < fail_on => 0,
+        Verdict::Ok | Verdict::Info => 0,
         Verdict::Warn => 1,
         Verdict::Fail => 2,
     }
@@ -27,6 +28,7 @@ pub fn as_text(store: &str, findings: &[Finding]) -> String {
     for Finding { what, found, verdict, advice } in findings {
         let shown = match verdict {
             Verdict::Ok => "ok",
+            Verdict::Info => "info",
             Verdict::Warn => "WARN",
             Verdict::Fail => "FAIL",
         };
@@ -37,8 +39,10 @@ pub fn as_text(store: &str, findings: &[Finding]) -> String {
         }
     }
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    let (ok, warnings, failures) = (count(Verdict::Ok), count(Verdict::Warn), count(Verdict::Fail));
-    let _ = writeln!(text, "{ok} ok, {warnings} to look at, {failures} to mend");
+    let ok = count(Verdict::Ok) + count(Verdict::Info);
+    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let (warnings, failures) = (counted(count(Verdict::Warn), "warning"), counted(count(Verdict::Fail), "failure"));
+    let _ = writeln!(text, "{ok} ok, {warnings}, {failures}");
     text
 }
 
@@ -46,7 +50,7 @@ fn on_one_line(text: &str) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
-/// One object: `store`, `verdict` (the worst: `ok`, `warn` or `fail`), and `findings`, an array of objects with `what`,
+/// One object: `store`, `verdict` (the worst: `ok`, `info`, `warn` or `fail`), and `findings`, an array of objects with `what`,
 /// `found`, `verdict` and `advice` (null where nothing is to be done).
 pub fn as_json(store: &str, findings: &[Finding]) -> String {
     let value = json!({ "store": store, "verdict": worst(findings), "findings": findings });
@@ -96,11 +100,18 @@ mod tests {
     fn the_worst_is_the_exit_code() {
         let (ok, warn) = (finding("a", Verdict::Ok, None), finding("b", Verdict::Warn, Some("look")));
         let fail = finding("c", Verdict::Fail, Some("mend"));
-        for (findings, code) in
-            [(vec![], 0), (vec![&ok], 0), (vec![&ok, &warn, &ok], 1), (vec![&fail, &warn], 2), (vec![&warn, &fail], 2)]
-        {
+        let info = finding("d", Verdict::Info, Some("grant"));
+        for (findings, code) in [
+            (vec![], 0),
+            (vec![&ok], 0),
+            (vec![&ok, &info], 0),
+            (vec![&ok, &warn, &ok], 1),
+            (vec![&fail, &warn], 2),
+            (vec![&warn, &fail], 2),
+        ] {
             let findings: Vec<Finding> = findings.into_iter().cloned().collect();
-            assert_eq!(exit_code(worst(&findings)), code);
+            assert_eq!(exit_code(worst(&findings), Verdict::Warn), code);
+            assert_eq!(exit_code(worst(&findings), Verdict::Fail), if code == 1 { 0 } else { code });
         }
     }
 
@@ -112,7 +123,7 @@ mod tests {
             "MySQL at x\n\
              ok    state        as it is\n\
              FAIL  sync_binlog  as it is\n                   -> set it\n\
-             1 ok, 0 to look at, 1 to mend\n"
+             1 ok, 0 warnings, 1 failure\n"
         );
         let json: serde_json::Value = serde_json::from_str(&as_json("MySQL at x", &findings)).unwrap();
         assert_eq!(json["verdict"], "fail");

@@ -194,8 +194,7 @@ where
 /// Where a request may wait for longer than a connection stays open, waiting must not end it: it waits for its sequence to
 /// be found, and then for ids.
 fn turns(limits: &Limits) -> stream::Limits<Duration> {
-    let idle = limits.keep_alive.get();
-    stream::Limits { idle, request: idle.max(2 * limits.wait.get()) }
+    stream::Limits { idle: limits.keep_alive.get(), request: limits.request.get().max(2 * limits.wait.get()) }
 }
 
 fn routes(app: &mut web::ServiceConfig) {

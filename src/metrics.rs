@@ -135,8 +135,8 @@ impl Metrics {
             let vec = IntGaugeVec::new(Opts::new(name, help), labels).expect("the name and labels are allowed");
             register(&registry, vec)
         };
-        int_gauges("seqsvr_build_info", "Always 1; the label says which version runs.", &["version"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+        int_gauges("seqsvr_build_info", "Always 1; the labels say which build runs.", &["version", "commit", "date"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), env!("BUILD_COMMIT"), env!("BUILD_DATE")])
             .set(1);
         let histograms = |name: &str, help: &str| {
             let options = HistogramOpts::new(name, help).buckets(LEASE_SECONDS.to_vec());

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_SEQUENCE: &str = "default";
 
 /// The name of a sequence: 1 to 128 of `A-Z a-z 0-9 . _ : -`, case-sensitive. So it can stand in SQL and in an address as
-/// it is.
+/// it is. `.` and `..` are none: clients take them out of a path (RFC 3986, section 5.2.4).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceName(Arc<str>);
 
@@ -46,10 +46,10 @@ impl FromStr for SequenceName {
     type Err = &'static str;
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._:-".contains(&c);
-        if (1..=128).contains(&name.len()) && name.bytes().all(allowed) {
-            Ok(Self(name.into()))
-        } else {
-            Err("a sequence's name has 1 to 128 characters out of A-Z a-z 0-9 . _ : -")
+        match name {
+            "." | ".." => Err("a sequence can't be called . or .., which clients take out of an address"),
+            _ if (1..=128).contains(&name.len()) && name.bytes().all(allowed) => Ok(Self(name.into())),
+            _ => Err("a sequence's name has 1 to 128 characters out of A-Z a-z 0-9 . _ : -"),
         }
     }
 }
@@ -80,10 +80,10 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        for good in ["default", "a", "Orders.eu-1:x_2", &"x".repeat(128)] {
+        for good in ["default", "a", "...", ".a", "Orders.eu-1:x_2", &"x".repeat(128)] {
             assert_eq!(good.parse::<SequenceName>().unwrap().as_str(), good);
         }
-        for bad in ["", "a b", "a/b", "é", "a\0", "a'b", &"x".repeat(129)] {
+        for bad in ["", ".", "..", "a b", "a/b", "é", "a\0", "a'b", &"x".repeat(129)] {
             assert!(bad.parse::<SequenceName>().is_err(), "{bad}");
         }
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::sequence::{on_store, print};
 use crate::app::AppError;
@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::doctor;
 use crate::node::Node;
 use crate::store::Purpose;
-use crate::store::finding::{Expected, Finding};
+use crate::store::finding::{Expected, Finding, Verdict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 #[allow(clippy::struct_excessive_bools)] // flags of the command line
@@ -19,6 +19,9 @@ pub(super) struct Doctor {
     /// As one JSON object: store, verdict, findings (each with what, found, verdict, advice)
     #[arg(long, conflicts_with = "prune")]
     json: bool,
+    /// From which finding on the exit code is not 0
+    #[arg(long, value_enum, default_value = "warn", value_name = "VERDICT", conflicts_with = "prune")]
+    fail_on: FailOn,
     /// How long the counters are watched to tell how long they last, up to 1m
     #[arg(long, value_parser = sample, default_value = "2s", value_name = "DURATION")]
     sample: Duration,
@@ -31,6 +34,12 @@ pub(super) struct Doctor {
     /// Delete nothing (what is done without --yes)
     #[arg(long, requires = "prune")]
     dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    Warn,
+    Fail,
 }
 
 /// The longest look at the counters.
@@ -61,7 +70,11 @@ pub(super) fn run(config: &Config, arguments: Doctor) -> Result<ExitCode, AppErr
         }
         let (store, show) = (store.describe(), if arguments.json { doctor::as_json } else { doctor::as_text });
         print(&show(&store, &findings))?;
-        Ok(doctor::exit_code(doctor::worst(&findings)).into())
+        let fail_on = match arguments.fail_on {
+            FailOn::Warn => Verdict::Warn,
+            FailOn::Fail => Verdict::Fail,
+        };
+        Ok(doctor::exit_code(doctor::worst(&findings), fail_on).into())
     })
 }
 

@@ -15,6 +15,8 @@ use crate::node::Node;
 pub enum Verdict {
     /// As it should be.
     Ok,
+    /// It can't be looked at without a privilege that nodes don't need.
+    Info,
     /// It works, but someone should look at it; or it could not be looked at.
     Warn,
     /// Ids can't be leased, or could be repeated.
@@ -45,6 +47,10 @@ impl Finding {
 
     pub(crate) fn fail(what: &str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { verdict: Verdict::Fail, ..Self::warn(what, found, advice) }
+    }
+
+    pub(crate) fn info(what: &str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Info, ..Self::warn(what, found, advice) }
     }
 
     /// The store did not say: no reason to call it broken, nor to call it right.

@@ -50,7 +50,9 @@ pub fn abuse() -> Vec<Bound> {
         ),
     );
     let database = mariadb();
-    let setup = node(database.port(), Layout::Counter).env("SEQSVR_LIMITS__KEEP_ALIVE", "2s");
+    let setup = node(database.port(), Layout::Counter)
+        .env("SEQSVR_LIMITS__KEEP_ALIVE", "2s")
+        .env("SEQSVR_LIMITS__REQUEST", "2s");
     let server = start(&setup);
     let requests = Requests::new(["/new"]);
     let plan = Plan {

@@ -27,7 +27,7 @@ fn in_the_configuration_file() {
         ("store: embedded\nstep: 0\n", ["step: 0 is not allowed", "line 2"]),
         ("store: embedded\nstep: 5000000000\n", ["from 1 to 4294967295", "line 2"]),
         ("store: embedded\nlimits:\n  wait: 1 year\n", ["limits.wait", "from 0s to 1m"]),
-        ("store: redis\n", ["config.yml", "expected `embedded`"]),
+        ("store: redis\n", ["config.yml", "write embedded or mysql"]),
         (&*format!("{SEED_CONFIG}store: embedded\n"), ["two stores are chosen", "remove the other"]),
         (&*SEED_CONFIG.replace("tcp(localhost:3306)", "udp(localhost:3306)"), ["mysql.host", "write 'tcp(host:3306)'"]),
         ("port: [\n", ["config.yml", "line"]),
@@ -40,7 +40,7 @@ fn in_the_configuration_file() {
 
 #[test]
 fn files_that_are_not_there_or_not_readable() {
-    refused(&Setup::new(""), CONFIGURATION, &["config.yml: there is no such file", "--embedded"]);
+    refused(&Setup::new(""), CONFIGURATION, &["config.yml: there is no such file", "SEQSVR_CONFIG", "--embedded"]);
     let missing = Setup::new("").arg("--config").arg("elsewhere.yml");
     refused(&missing, CONFIGURATION, &["elsewhere.yml: there is no such file"]);
     // A folder can't be read as a file by anyone, root included.
@@ -59,7 +59,7 @@ fn on_the_command_line_and_in_the_environment() {
     refused(&Setup::embedded().arg("--embeded"), CONFIGURATION, &["--embeded", "--embedded", "Usage"]);
     refused(&Setup::embedded().env("SEQSVR_STEP", "0"), CONFIGURATION, &["SEQSVR_STEP: '0' is not allowed"]);
     refused(&Setup::embedded().env("SEQSVR_PORT", ":80000"), CONFIGURATION, &["SEQSVR_PORT", "from 0 to 65535"]);
-    let both = Setup::embedded()
+    let both = Setup::embedded() // by its argument
         .env("SEQSVR_MYSQL__USER", "u")
         .env("SEQSVR_MYSQL__HOST", "h")
         .env("SEQSVR_MYSQL__DATABASE", "d");
@@ -92,7 +92,10 @@ fn the_check_command_says_it_without_starting() {
 fn help_and_version_need_no_configuration() {
     let setup = Setup::new("");
     let (code, output) = setup.run(&["--version"]);
-    assert_eq!((code, output.trim()), (0, concat!("seqsvr ", env!("CARGO_PKG_VERSION"))));
+    let version = output.trim().strip_prefix(concat!("seqsvr ", env!("CARGO_PKG_VERSION"), " ("));
+    let built = version.and_then(|version| version.strip_suffix(')')).unwrap_or_else(|| panic!("{output}"));
+    let words: Vec<&str> = built.split(' ').collect();
+    assert!(code == 0 && matches!(words[..], [commit, date] if commit.len() >= 7 && date.len() >= 7), "{output}");
     let (code, output) = setup.run(&["--help"]);
     assert_eq!(code, 0);
     for word in ["--embedded", "--config", "healthcheck", "check", "SEQSVR_", "78"] {

@@ -72,10 +72,15 @@ fn every_panel_shows_what_happens() {
         sees(r#"sum(rate(seqsvr_http_responses_total{status="404"}[4s]))"#);
         spell();
 
-        // Slow: what is held is used up, and the last batch loses the part that it got.
+        // Advanced: both nodes drop what they hold.
+        let (code, output) = setups[0].run(&["sequence", "advance", "orders", "--to", "1000000000"]);
+        assert_eq!(code, 0, "{output}");
+        sees(r#"sum(rate(seqsvr_ids_lost_total{reason="advanced"}[1m]))"#);
+
+        // Slow: what is held is used up.
         proxy.set_delay(Duration::from_secs(1));
         ports.into_iter().for_each(use_up);
-        sees(r#"sum(rate(seqsvr_ids_lost_total{reason="batch_timeout"}[4s]))"#);
+        sees(r#"sum(rate(seqsvr_http_responses_total{status="503"}[4s]))"#);
         proxy.set_delay(Duration::ZERO);
         spell();
 

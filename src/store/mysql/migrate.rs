@@ -129,7 +129,10 @@ impl MySql {
         if opened.layout == Layout::Counter {
             // Ended before its last step?
             return match session.rows::<u64>("SELECT 1 FROM generator_table LIMIT 0").await {
-                Ok(_) => Ok(format!("default is in the counter layout already. {}", retire(session, script).await)),
+                Ok(_) => Ok(format!(
+                    "default is in the counter layout already. {}",
+                    retire(session, script, "default is in the counter layout already").await?
+                )),
                 Err(_) => refused("default is in the counter layout already".to_owned()),
             };
         }
@@ -165,11 +168,12 @@ impl MySql {
         if script.runs(|| "COMMIT".to_owned()) {
             transaction.commit().await?;
         }
-        Ok(format!(
-            "default is in the counter layout, and goes on from id {}; running nodes follow within seconds. {}",
-            after.next_id,
-            retire(session, script).await
-        ))
+        let moved = format!(
+            "default is in the counter layout, and goes on from id {}; running nodes follow within seconds",
+            after.next_id
+        );
+        let retired = retire(session, script, &moved).await?;
+        Ok(format!("{moved}. {retired}"))
     }
 }
 
@@ -181,19 +185,23 @@ fn last_before(ticket: u64, old: u64, new: u64) -> Option<u64> {
     u64::try_from(last).ok().filter(|last| *last < u64::MAX)
 }
 
-/// 4. A server that knows only `generator_table`, like the Go server, must not lease from it any more. What came of it.
-async fn retire(session: &mut Session<'_>, script: &mut Script) -> String {
+/// Step 4: a server that knows only `generator_table`, like the Go server, must not lease from it any more. What came of it; an
+/// error, behind what was `done` before, if the table is still there.
+async fn retire(session: &mut Session<'_>, script: &mut Script, done: &str) -> Result<String, StoreError> {
     let rename = format!("RENAME TABLE generator_table TO {RETIRED}");
     if !script.runs(|| rename.clone()) {
-        return format!("generator_table is called {RETIRED} then");
+        return Ok(format!("generator_table is called {RETIRED} then"));
     }
     match session.execute(&rename).await {
-        Ok(_) => format!("generator_table is called {RETIRED} now, so that no other server leases from it"),
-        Err(failed) => format!(
-            "generator_table could not be renamed ({}). A server that leases from it would repeat ids: make sure that none \
-             does, and run: {rename};",
-            failed.error
-        ),
+        Ok(_) => Ok(format!("generator_table is called {RETIRED} now, so that no other server leases from it")),
+        Err(failed) => Err(StoreError::new(
+            ErrorKind::Refused,
+            format!(
+                "{done}. But generator_table could not be renamed ({}), for which the account needs ALTER and DROP. A server that leases \
+             from it would repeat ids: make sure that none does, and run: {rename};",
+                failed.error
+            ),
+        )),
     }
 }
 

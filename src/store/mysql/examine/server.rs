@@ -162,7 +162,9 @@ impl Facts {
             );
         }
         match (&self.sources, &self.replicas) {
-            (Some(Err(why)), _) | (_, Some(Err(why))) => Finding::unreadable(WHAT, why, MAY_ASK),
+            (Some(Err(why)), _) | (_, Some(Err(why))) => {
+                Finding::info(WHAT, format!("could not be read: {why}"), MAY_ASK)
+            }
             (_, Some(Ok(replicas @ 1..))) => self.primary(*replicas),
             _ => Finding::ok(WHAT, "standalone, no replica connected"),
         }
@@ -492,8 +494,8 @@ mod tests {
                 Verdict::Warn,
                 "asynchronous",
             ),
-            (Facts { sources: Some(Err(denied())), ..facts(&[]) }, Verdict::Warn, "could not be read: error 1227"),
-            (Facts { replicas: Some(Err(denied())), ..facts(&[]) }, Verdict::Warn, "GRANT REPL"),
+            (Facts { sources: Some(Err(denied())), ..facts(&[]) }, Verdict::Info, "could not be read: error 1227"),
+            (Facts { replicas: Some(Err(denied())), ..facts(&[]) }, Verdict::Info, "GRANT REPL"),
             (galera("3", "Primary", "Synced", "ON"), Verdict::Ok, "cluster of 3"),
             (galera("2", "Primary", "Synced", "ON"), Verdict::Warn, "add one"),
             (galera("3", "Primary", "Donor/Desynced", "ON"), Verdict::Warn, "Donor"),
