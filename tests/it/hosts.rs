@@ -170,10 +170,12 @@ fn many_sequences_leave_a_primary_that_hangs() {
         // Those that hung when it went away are given up by then; whoever looks at the new one asks the old one too.
         thread::sleep(Duration::from_millis(2_500));
         while began.elapsed() < Duration::from_secs(10) {
-            let open = proxy.connections();
-            // A new one may come before the end of the one that it follows is seen.
-            thread::sleep(Duration::from_millis(100));
-            most = most.max(open.min(proxy.connections()));
+            // A new one may come before the end of the one that it follows is seen, which a busy machine may see late.
+            let of_a_second = (0..10).map(|_| {
+                thread::sleep(Duration::from_millis(100));
+                proxy.connections()
+            });
+            most = most.max(of_a_second.min().expect("ten of them"));
         }
     });
     assert_eq!(proxy.bytes(), through, "nothing came from the old one");
