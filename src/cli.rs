@@ -21,10 +21,13 @@ mod doctor;
 mod guard;
 mod sequence;
 
+/// With the commit and its date: `0.1.0 (1a2b3c4 2026-01-31)`.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), " ", env!("BUILD_DATE"), ")");
+
 /// Hands out unique, rising 64-bit ids over HTTP, leased in blocks from MySQL or from an embedded store.
 #[derive(Debug, Parser)]
 #[command(
-    version = crate::VERSION,
+    version = VERSION,
     about,
     after_help = "\
 Examples:

@@ -15,9 +15,6 @@
 //!
 //! Under loom (see `sync`) only the allocator is compiled: the rest does not know its stand-ins.
 
-/// The version, with the commit and its date: `0.1.0 (1a2b3c4 2026-01-31)`.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), " ", env!("BUILD_DATE"), ")");
-
 #[cfg(not(seqsvr_loom))]
 pub mod app;
 pub mod buffer;

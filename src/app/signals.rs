@@ -50,14 +50,13 @@ pub(super) struct Signals {
 impl Signals {
     /// Catches them from now on.
     pub(super) fn new() -> io::Result<Self> {
-        // One that comes while several wait says nothing new.
+        // Room for one of each: one more of a kind that waits says nothing new.
         let (send, come) = mpsc::channel(SIGNALS.len());
         for (name, kind, meaning) in SIGNALS {
             let (mut signal, send) = (signal(kind())?, send.clone());
             tokio::spawn(async move {
-                while signal.recv().await.is_some() {
-                    let _ = send.try_send((name, meaning));
-                }
+                // It waits for room, so that none of another kind is lost. Meanwhile its own are counted as one.
+                while signal.recv().await.is_some() && send.send((name, meaning)).await.is_ok() {}
             });
         }
         let has_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();

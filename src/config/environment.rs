@@ -42,6 +42,9 @@ impl Variables {
                             into the file";
                 return Err(ConfigError::new(variable, what));
             }
+            if let Some((_, twice)) = variables.names.iter().find(|(key, _)| *key == keys.join(".")) {
+                return Err(ConfigError::new(variable, format!("{twice} sets the same key: keep one of the two")));
+            }
             let tree = keys.iter().rev().fold(Value::String(text.clone()), |value, key| {
                 Value::Mapping([(Value::String(key.clone()), value)].into_iter().collect())
             });

@@ -217,6 +217,15 @@ fn a_mistake_in_the_environment_names_the_variable() {
         let error = load(SEED, &[(name, value)]).unwrap_err();
         assert!(error.contains(wanted), "{name}={value} said: {error}");
     }
+    let twice = load(SEED, &[("SEQSVR_STEP", "1"), ("SEQSVR_step", "2")]).unwrap_err();
+    assert!(twice.contains("sets the same key"), "{twice}");
+    let key = [
+        ("SEQSVR_MYSQL__SSL_MODE", "required"),
+        ("SEQSVR_MYSQL__SSL_KEY", "-----BEGIN hunter2"),
+        ("SEQSVR_MYSQL__SSL_CERT", "-----BEGIN hunter2"),
+    ];
+    let error = load(SEED, &key).unwrap_err();
+    assert!(error.contains("(not a path)") && !error.contains("hunter2"), "{error}");
     let error = load("store: embedded", &[("SEQSVR_MYSQL__PASSWORD", "hunter2")]).unwrap_err();
     assert!(
         error.starts_with("SEQSVR_MYSQL__PASSWORD: the embedded store is chosen") && !error.contains("hunter2"),
