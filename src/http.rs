@@ -17,6 +17,7 @@ use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::{AppConfig, Server};
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Compress;
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, Resource, guard, web};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -208,7 +209,12 @@ fn routes(app: &mut web::ServiceConfig) {
         )
         .service(only("/livez", "GET, HEAD", Route::Livez).route(get_or_head().to(probes::livez)))
         .service(only("/readyz", "GET, HEAD", Route::Readyz).route(get_or_head().to(probes::readyz)))
-        .service(only("/metrics", "GET, HEAD", Route::Metrics).route(get_or_head().to(probes::metrics)))
+        .service(
+            only("/metrics", "GET, HEAD", Route::Metrics)
+                .route(get_or_head().to(probes::metrics))
+                // A scrape of many sequences is hundreds of kilobytes, and a twentieth of that compressed.
+                .wrap(Compress::default()),
+        )
         .service(
             only("/", "GET, HEAD, OPTIONS", Route::Other)
                 .route(get_or_head().to(root))

@@ -71,8 +71,10 @@ pub fn remove_offers(bytes: &mut [u8]) -> Head {
 
 /// Makes the request at the beginning of `bytes` the last of its connection.
 pub fn add_close(bytes: &mut Vec<u8>) {
-    if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-        let after = end + 1;
+    // Empty lines may come before the first one.
+    let start = bytes.len() - bytes.trim_ascii_start().len();
+    if let Some(end) = bytes[start..].iter().position(|byte| *byte == b'\n') {
+        let after = start + end + 1;
         bytes.splice(after..after, *b"connection: close\r\n");
     }
 }

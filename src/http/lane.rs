@@ -16,10 +16,8 @@ use super::Worker;
 use super::answer::{self, Refusal, Wanted};
 use super::head::is_offer;
 use super::malformed::Malformed;
+use super::stream::MAX_HEAD_BYTES;
 use crate::metrics::Route;
-
-/// What is read at once of a connection; a longer request is actix's.
-const MOST_BYTES: usize = 4096;
 
 /// As many headers as a client sends that wants no more than an id.
 const MOST_HEADERS: usize = 24;
@@ -51,7 +49,7 @@ enum Came {
 impl Lane {
     /// The lane of `worker`.
     pub fn new(worker: Data<Worker>) -> Self {
-        Self { worker, scratch: RefCell::new(vec![0; MOST_BYTES].into_boxed_slice()) }
+        Self { worker, scratch: RefCell::new(vec![0; MAX_HEAD_BYTES].into_boxed_slice()) }
     }
 
     /// Answers the requests that `bytes` begin with, as of `date`, behind what is in `answers`. How many bytes that were, and
@@ -74,7 +72,7 @@ impl Lane {
 
     /// Whether the head at the beginning of `bytes` is that of a probe.
     pub fn is_probe(bytes: &[u8]) -> bool {
-        bytes.split(|byte| *byte == b' ').nth(1).is_some_and(|path| PROBES.contains(&path))
+        bytes.trim_ascii_start().split(|byte| *byte == b' ').nth(1).is_some_and(|path| PROBES.contains(&path))
     }
 
     /// Puts the answer to a connection that is one too many behind `answers`, as of `date`.

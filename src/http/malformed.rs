@@ -19,8 +19,10 @@ pub enum Malformed {
 }
 
 /// The beginnings of actix's answers.
-const ANSWERS: [(&[u8], Option<Malformed>); 2] = [
+const ANSWERS: [(&[u8], Option<Malformed>); 4] = [
     (b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n", None),
+    (b"HTTP/1.0 400 Bad Request\r\ncontent-length: 0\r\n", None),
+    (b"HTTP/1.0 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n", Some(Malformed::TooLong)),
     (b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n", Some(Malformed::TooLong)),
 ];
 
@@ -74,7 +76,7 @@ impl Malformed {
         match self {
             Self::Tls => "this port speaks plain HTTP, and a TLS handshake came: use http:// instead of https://",
             Self::Http2 => "this port speaks HTTP/1.1, and HTTP/2 came: switch the client to HTTP/1.1",
-            Self::TooLong => "the request's headers are too long: send fewer or shorter ones",
+            Self::TooLong => "the request's headers are too long: send at most 96 of them, and 16 KiB",
             Self::Other => "this is not a valid HTTP/1.1 request: check the request line and the headers",
         }
     }

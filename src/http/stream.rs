@@ -34,6 +34,12 @@ use super::malformed::Malformed;
 /// has parsed. Without this limit actix-http 3.20 reads 128 KiB at once, which may be 4,000 requests.
 const MAX_BYTES_AT_ONCE: usize = 16 << 10;
 
+/// The longest head.
+pub const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// What actix writes before it reads a body that the client has announced.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// How often it is looked for connections that take too long, and how exactly their time is known.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -95,6 +101,8 @@ impl Watch {
             malformed: Malformed::Other,
             unsent: Vec::new(),
             unread: Vec::new(),
+            is_ended: false,
+            is_asked: false,
             given: 0,
             read_at_once: 0,
             is_write_blocked: false,
@@ -172,10 +180,15 @@ pub struct Stream<T> {
     /// What came if actix can't read it.
     malformed: Malformed,
     /// What was answered here and the kernel has not taken yet: it goes before all else. Nothing is read until it is
-    /// sent, so that it is at most the answers to what is read at once, about 32 KiB.
+    /// sent, so that it is at most the answers to what is read at once, about 128 KiB.
     unsent: Vec<u8>,
-    /// What was read, and neither answered by the lane nor read by actix. It ends with a part of a head, or with nothing.
+    /// What was read, and neither answered by the lane nor read by actix. At most what is read at once.
     unread: Vec<u8>,
+    /// The client sends nothing more.
+    is_ended: bool,
+    /// actix has a request that it has not answered. It gets the next one only then: actix-http 3.20 answers by the HEAD, the version
+    /// and the `Connection` of the request that it has read last (`h1/codec.rs`).
+    is_asked: bool,
     /// How many of the first bytes of `unread` are for actix.
     given: usize,
     /// The bytes that actix has read since its last pause.
@@ -224,37 +237,55 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads more behind `unread`, and lets `sort` put into `unread` what is still to be read of it, and say whether that is all
-    /// for now. What came last, if nothing came, is the end, or as long as a head may be.
-    fn poll_fill<R>(
-        &mut self,
-        context: &mut Context<'_>,
-        sort: impl FnOnce(&mut Self, &[u8], bool) -> R,
-    ) -> Poll<io::Result<R>> {
+    /// Whether `unread` is as long as a head may be.
+    fn is_full(&self) -> bool {
+        self.unread.len() >= MAX_HEAD_BYTES
+    }
+
+    /// Reads more, unless `unread` is full, and calls `sort` with `unread` and what came behind it. `sort` must put into `unread` what
+    /// is still to be read.
+    fn poll_fill(&mut self, context: &mut Context<'_>, sort: impl FnOnce(&mut Self, &[u8])) -> Poll<io::Result<()>> {
         let lane = self.lane.clone();
         let mut scratch = lane.scratch.borrow_mut();
         let mut read = ReadBuf::new(&mut scratch[..]);
         read.put_slice(&self.unread);
         ready!(Pin::new(&mut self.io).poll_read(context, &mut read))?;
         let came = read.filled();
-        let is_end = came.len() == self.unread.len();
-        if !self.turn.is_servers.get() && !is_end {
+        if came.len() == self.unread.len() {
+            self.is_ended = true;
+        } else if !self.turn.is_servers.get() {
             self.turn(true);
         }
-        Poll::Ready(Ok(sort(self, came, is_end)))
+        sort(self, came);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Puts what came into `unread`.
+    fn keep(&mut self, came: &[u8]) {
+        self.unread.clear();
+        self.unread.extend_from_slice(came);
+    }
+
+    /// Answers `malformed`, as the last answer.
+    fn refuse(&mut self, malformed: Malformed) {
+        self.lane.refuse_malformed(malformed, &mut self.unsent, &self.watch.date.borrow());
+        self.unread.clear();
+        self.stage = Stage::End;
     }
 
     /// Reads and answers, until something comes that is not the lane's to answer. It is in `unread` then, and the lane left.
     fn poll_lane(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.stage == Stage::Lane {
             ready!(self.poll_send(context))?;
-            let answer = |this: &mut Self, came: &[u8], is_end: bool| {
+            if self.is_full() {
+                self.stage = Stage::Heads;
+                break;
+            }
+            let answer = |this: &mut Self, came: &[u8]| {
                 let (answered, is_left) = this.lane.answer_all(came, &mut this.unsent, &this.watch.date.borrow());
-                this.unread.clear();
-                this.unread.extend_from_slice(&came[answered..]);
-                if is_left || is_end {
+                this.keep(&came[answered..]);
+                if is_left || this.is_ended {
                     this.stage = Stage::Heads;
-                    this.give(is_end);
                 }
             };
             ready!(self.poll_fill(context, answer))?;
@@ -264,29 +295,40 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
 
     /// Reads until there is something for actix, or the end.
     fn poll_heads(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut is_end = false;
-        while self.given == 0 && !is_end {
-            is_end = ready!(self.poll_fill(context, |this, came, is_end| {
-                this.unread.clear();
-                this.unread.extend_from_slice(came);
-                this.give(is_end);
-                is_end
-            }))?;
+        loop {
+            self.give();
+            if self.given > 0 || self.stage == Stage::Bytes {
+                return Poll::Ready(Ok(()));
+            }
+            if self.stage == Stage::End {
+                return self.poll_send(context);
+            }
+            if self.is_ended && self.unread.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            // The answer, when it is written, wakes this task.
+            if self.is_asked && (self.is_ended || self.is_full()) {
+                return Poll::Pending;
+            }
+            ready!(self.poll_fill(context, Self::keep))?;
         }
-        Poll::Ready(Ok(()))
     }
 
-    /// Gives actix what of `unread` is whole.
-    fn give(&mut self, is_end: bool) {
+    /// Counts in `given` the bytes of `unread` that actix may read: one head, without its offers, and its body.
+    fn give(&mut self) {
         while self.given < self.unread.len() {
+            let is_full = self.is_full();
             let rest = &mut self.unread[self.given..];
             match &mut self.stage {
+                Stage::Heads if self.is_asked => return,
                 Stage::Heads => match head::remove_offers(rest) {
                     Head::Complete { length, body } => {
                         self.given += length;
+                        self.is_asked = true;
                         self.stage = body.map_or(Stage::Bytes, Stage::of_body);
                     }
-                    Head::Partial if !is_end => return,
+                    Head::Partial if is_full => return self.refuse(Malformed::TooLong),
+                    Head::Partial if !self.is_ended => return,
                     Head::Partial => self.stage = Stage::Bytes,
                     Head::Malformed => {
                         self.malformed = Malformed::of(rest);
@@ -303,31 +345,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         }
     }
 
-    /// Answers the one request of a connection that is one too many; a probe is left to actix.
+    /// Answers the only request of a connection that is one too many. A probe is left to actix, and nothing behind it.
     fn poll_surplus(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.stage == Stage::Surplus {
-            let sort = |this: &mut Self, came: &[u8], is_end: bool| {
-                this.unread.clear();
-                this.unread.extend_from_slice(came);
-                match head::remove_offers(&mut this.unread) {
-                    Head::Partial if !is_end => {}
-                    Head::Complete { .. } if !Lane::is_probe(&this.unread) => {
-                        this.lane.refuse(&mut this.unsent, &this.watch.date.borrow());
-                        this.unread.clear();
-                        this.stage = Stage::End;
-                    }
-                    Head::Malformed => {
-                        this.stage = Stage::Heads;
-                        this.give(is_end);
-                    }
-                    _ => {
-                        head::add_close(&mut this.unread);
-                        this.stage = Stage::Bytes;
-                        this.give(is_end);
-                    }
+            match head::remove_offers(&mut self.unread) {
+                Head::Complete { length, .. } if Lane::is_probe(&self.unread) => {
+                    self.unread.truncate(length);
+                    head::add_close(&mut self.unread);
+                    self.given = self.unread.len();
+                    self.stage = Stage::End;
                 }
-            };
-            ready!(self.poll_fill(context, sort))?;
+                Head::Malformed => self.refuse(Malformed::of(&self.unread)),
+                Head::Partial if self.is_ended && self.unread.is_empty() => self.stage = Stage::End,
+                Head::Partial if !self.is_ended && !self.is_full() => ready!(self.poll_fill(context, Self::keep))?,
+                _ => {
+                    self.lane.refuse(&mut self.unsent, &self.watch.date.borrow());
+                    self.unread.clear();
+                    self.stage = Stage::End;
+                }
+            }
         }
         self.poll_send(context)
     }
@@ -408,10 +444,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
         };
         // A part of an answer, which is all that a slow reader takes, gives it no more time.
         if written == bytes.len() {
-            // Where the next request has begun, its time begins.
-            this.turn(!this.unread.is_empty());
+            if bytes != CONTINUE {
+                this.is_asked = false;
+                // If the next request has begun, its time begins.
+                this.turn(!this.unread.is_empty());
+            }
             // actix reads before it writes, so it must be polled again to read.
-            if mem::take(&mut this.is_write_blocked) {
+            if mem::take(&mut this.is_write_blocked) || !this.unread.is_empty() {
                 context.waker().wake_by_ref();
             }
         }

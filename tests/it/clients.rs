@@ -135,7 +135,7 @@ fn what_is_no_http_is_told_so_and_counted() {
     let good = "GET /new HTTP/1.1\r\nHost: x\r\n\r\n";
     // As much as is read of a head. With more, the answer may get lost behind the connection's reset.
     let mut long = b"GET /new HTTP/1.1\r\nHost: x\r\nX: ".to_vec();
-    long.resize(128 << 10, b'y');
+    long.resize(16 << 10, b'y');
     let cases = [
         ("tls", 400, &b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03 and more\r\n\r\n"[..], "use http://"),
         ("http2", 400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", "HTTP/1.1"),
@@ -200,4 +200,37 @@ fn a_batch_that_can_not_be_had_costs_nothing() {
     });
     assert!(refused.body.contains("can be leased within 20 ms (limits.wait): ask for at most"), "{refused:?}");
     assert_eq!(server.metric("seqsvr_ids_lost_total{reason=\"batch_timeout\",sequence=\"default\"}"), 0.0);
+}
+
+/// actix answers by the HEAD, the version and the `Connection` of the request that it has read last, so it gets one at a time.
+#[test]
+fn each_of_several_requests_at_once_is_answered_by_its_own_kind() {
+    let server = Setup::embedded().start();
+    let get = "GET /new?count=2 HTTP/1.1\r\nHost: x\r\n\r\n";
+    let requests = [
+        get,
+        "HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        get,
+        "POST /new?count=2 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
+        "HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /new HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ];
+    for split in [1, 50, 10_000] {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        for part in requests.concat().as_bytes().chunks(split) {
+            stream.write_all(part).unwrap();
+        }
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        let answers: Vec<&str> = answers.split("HTTP/1.1 200 OK\r\n").skip(1).collect();
+        assert_eq!(answers.len(), requests.len(), "{answers:?}");
+        for (number, (request, answer)) in requests.iter().zip(&answers).enumerate() {
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert_eq!(body.is_empty(), request.starts_with("HEAD"), "{number}: {answer}");
+            assert_eq!(body.contains("\"ids\":["), request.contains("count=2"), "{number}: {answer}");
+            assert_eq!(head.contains("connection: close"), request.contains("close"), "{number}: {answer}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The HTTP contract, through the built binary.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 
 use crate::support::http::{Client, Response};
@@ -201,4 +203,27 @@ fn a_thousand_clients_may_connect_at_once() {
     let backlog: u64 = listening.split_whitespace().nth(2).and_then(|queue| queue.parse().ok()).expect("a Send-Q");
     let most: u64 = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
     assert_eq!(backlog, most.min(4096), "{listening}");
+}
+
+#[test]
+fn metrics_are_compressed_for_who_reads_that() {
+    let names: Vec<String> = (0..100).map(|number| format!("s{number}: {{}}")).collect();
+    let server = Setup::new(&format!("store: embedded\nsequences: {{{}}}\n", names.join(", "))).start();
+    for number in 0..100 {
+        assert_eq!(server.get(&format!("/new/s{number}")).id(), 1);
+    }
+    let scrape = |headers: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let head = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
+        (String::from_utf8(answer[..head].to_vec()).unwrap(), answer.len())
+    };
+    let (head, plain) = scrape("");
+    assert!(head.contains("content-length: ") && !head.contains("content-encoding"), "{head}");
+    // As Prometheus asks; that it can read the answer is seen by the tests of the dashboard.
+    let (head, compressed) = scrape("Accept-Encoding: gzip\r\n");
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    assert!(plain > 100_000 && compressed < plain / 10, "{compressed} of {plain}");
 }
