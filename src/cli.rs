@@ -194,7 +194,9 @@ fn start_log(log: Log) {
 /// Prints each setting, and where it comes from. An error if the server could not use `data_dir`.
 fn check(config: &Config, origins: &Origins, is_json: bool) -> Result<(), AppError> {
     let settings = config.settings();
-    let origin = |key: &str| origins.of(key);
+    let by_section = settings.contains(&("store".to_owned(), "mysql".to_owned()));
+    // The section chooses the store too.
+    let origin = |key: &str| origins.of(if key == "store" && by_section { "mysql.host" } else { key });
     if is_json {
         let settings: Vec<_> = settings
             .iter()

@@ -88,7 +88,9 @@ async fn guarded<T: Send + 'static>(work: impl Future<Output = T> + Send + 'stat
     task.spawn(tokio::time::timeout(LEASE_TIMEOUT, work));
     match task.join_next().await.expect("one task was spawned") {
         Ok(done) => done.map_err(|_| Broken::TimedOut),
-        Err(panic) => Err(Broken::Panicked(panic)),
+        Err(panic) if panic.is_panic() => Err(Broken::Panicked(panic)),
+        // Cancelled, as all tasks at the end of the process.
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -133,7 +135,10 @@ impl Refill {
                 tokio::select! {
                     Some(sequence) = due.recv() => { tasks.spawn(self.clone().tend(sequence)); }
                     Some(ended) = tasks.join_next() => {
-                        if let Err(panic) = ended {
+                        // At the end of the process its tasks are cancelled, which is none.
+                        if let Err(panic) = ended
+                            && panic.is_panic()
+                        {
                             tracing::error!("the refill of a sequence panicked, which is a bug of seqsvr: {panic}");
                         }
                     }

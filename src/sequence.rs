@@ -67,7 +67,7 @@ pub enum TakeError {
         wait: Duration,
     },
     /// The sequence has no more ids, and what the lease failed with; trying again does not help.
-    #[error("the sequence has no more ids, and only an operator can give it more (/readyz and the log say how)")]
+    #[error("the sequence has no more ids, and only an operator can give it more (the log says how)")]
     Exhausted(String),
     /// The sequence was deleted.
     #[error("there is no sequence {0} any more: it was deleted")]

@@ -33,7 +33,7 @@ impl Variables {
         let mut variables = Self { typed: Typed::default(), file: None, names: Vec::new() };
         for (variable, text) in ours {
             if variable == FILE_VARIABLE {
-                variables.file = Some(text.into());
+                variables.file = Some(text.into()).filter(|_| !text.is_empty());
                 continue;
             }
             let keys: Vec<String> = variable[ENVIRONMENT_PREFIX.len()..].split("__").map(str::to_lowercase).collect();

@@ -317,8 +317,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
     /// Counts in `given` the bytes of `unread` that actix may read: one head, without its offers, and its body.
     fn give(&mut self) {
         while self.given < self.unread.len() {
-            let is_full = self.is_full();
             let rest = &mut self.unread[self.given..];
+            let is_full = rest.len() >= MAX_HEAD_BYTES;
             match &mut self.stage {
                 Stage::Heads if self.is_asked => return,
                 Stage::Heads => match head::remove_offers(rest) {
