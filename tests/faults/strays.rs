@@ -30,7 +30,9 @@ const IDS_A_REQUEST: i64 = 20;
 /// A node that has these hosts, in this order.
 fn node(run: &Run, hosts: &[&Database]) -> Setup {
     let hosts: Vec<String> = hosts.iter().map(|host| format!("127.0.0.1:{}", host.port())).collect();
-    run.node_of(&hosts.join(","), SEQUENCES).env("SEQSVR_REFILL__MAX_BLOCK", "500")
+    let setup = run.node_of(&hosts.join(","), SEQUENCES).env("SEQSVR_REFILL__MAX_BLOCK", "500");
+    // On a busy machine a cluster takes more than ten seconds to go on without a member.
+    if run.is_guarded() { setup.env("SEQSVR_LIMITS__WAIT", "40s") } else { setup }
 }
 
 /// Takes `count` IDs of each sequence.
