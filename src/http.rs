@@ -76,7 +76,7 @@ impl Service {
     }
 
     /// From now on `/readyz` says no, so that load balancers look elsewhere. Requests are still answered, and each answer tells
-    /// its client to connect anew.
+    /// its client to reconnect.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
@@ -186,7 +186,7 @@ where
         .finish(map_config(app, |()| AppConfig::default()));
     let watched = move |io: T| {
         let place = connections.enter().ok_or_else(|| DispatchError::Io(io::ErrorKind::ConnectionRefused.into()))?;
-        // Who the client is is of no use here.
+        // The address of the client is not used.
         Ok((watch.stream(io, lane.clone(), place), Protocol::Http1, None))
     };
     fn_service(move |io: T| ready(watched(io))).and_then(http)

@@ -135,7 +135,7 @@ impl Refill {
                 tokio::select! {
                     Some(sequence) = due.recv() => { tasks.spawn(self.clone().tend(sequence)); }
                     Some(ended) = tasks.join_next() => {
-                        // At the end of the process its tasks are cancelled, which is none.
+                        // The end of the process cancels its tasks, which is no panic.
                         if let Err(panic) = ended
                             && panic.is_panic()
                         {

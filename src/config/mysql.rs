@@ -104,7 +104,7 @@ impl MySql {
         Ok(mysql)
     }
 
-    /// The password of now: that of [`password_file`](Self::password_file), which may have been rotated, as long as it can be read.
+    /// The current password. [`password_file`](Self::password_file) may have been rotated; if it can't be read, the last one counts.
     pub fn password(&self) -> Secret {
         let read = |file: &Path| std::fs::read_to_string(file);
         let now = self.password_file.as_ref().and_then(|file| read_password(file, &read).ok());
@@ -125,7 +125,7 @@ impl MySql {
         let own = [("mysql.ssl_cert", &self.ssl_cert), ("mysql.ssl_key", &self.ssl_key)];
         match own.map(|(key, file)| (key, file.is_some())) {
             [(key, true), (missing, false)] | [(missing, false), (key, true)] => {
-                return Err((key, format!("it is of no use without {missing}. Name both files, or none")));
+                return Err((key, format!("it needs {missing} too. Name both files, or none")));
             }
             [(key, true), _] if self.ssl_mode == SslMode::Disabled => {
                 let what = "nothing is encrypted. Set ssl_mode: verify_identity, or remove it";

@@ -30,10 +30,6 @@ const ANSWERS: [(&[u8], Option<Malformed>); 4] = [
 const MAX_ANSWER_BYTES: usize = 256;
 
 impl Malformed {
-    /// All of them, and their values of the label `kind`.
-    pub const ALL: [(Self, &str); 4] =
-        [(Self::Tls, "tls"), (Self::Http2, "http2"), (Self::TooLong, "too_long"), (Self::Other, "other")];
-
     /// What `bytes` are, which can't be read as a request.
     pub fn of(bytes: &[u8]) -> Self {
         match bytes {
@@ -60,7 +56,12 @@ impl Malformed {
 
     /// The value of the label `kind`.
     pub fn label(self) -> &'static str {
-        Self::ALL.into_iter().find_map(|(kind, label)| (kind == self).then_some(label)).unwrap_or("other")
+        match self {
+            Self::Tls => "tls",
+            Self::Http2 => "http2",
+            Self::TooLong => "too_long",
+            Self::Other => "other",
+        }
     }
 
     /// The status of the answer.

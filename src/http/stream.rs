@@ -151,7 +151,7 @@ enum Stage {
     Lane,
     /// actix, one head after another.
     Heads,
-    /// actix; so many bytes of a body come before the next head, at least one.
+    /// actix; this many bytes of a body, at least one, come before the next head.
     Body(u64),
     /// actix; where the next head begins is not known.
     Bytes,
@@ -162,7 +162,7 @@ enum Stage {
 }
 
 impl Stage {
-    /// With so many bytes of a body to come.
+    /// The stage with `left` bytes of a body to come.
     fn of_body(left: u64) -> Self {
         if left == 0 { Self::Heads } else { Self::Body(left) }
     }
